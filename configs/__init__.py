@@ -1,0 +1,1 @@
+"""Hydra's configuration groups, one YAML a choice. Imports nothing."""
