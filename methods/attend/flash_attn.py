@@ -1,0 +1,43 @@
+"""The flash-attn package (Dao 2023), an extra: `pip install kvfrontier[flash_attn]`."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from kvfrontier.methods.attend import refuse
+
+
+def check() -> None:
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("backend 'flash_attn' needs a package that is not installed: pip install 'kvfrontier[flash_attn]'")
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool,
+    window: int | None = None,
+    softcap: float | None = None,
+    lse: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """See the package. Half precision on CUDA."""
+    check()
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+        raise refuse("flash_attn", f"it needs half precision on CUDA, not {q.dtype} on {q.device.type}")
+    import flash_attn  # pyright: ignore[reportMissingImports]
+
+    o, total, _ = flash_attn.flash_attn_func(
+        *(x.transpose(1, 2) for x in (q, k, v)),
+        softmax_scale=scale,
+        causal=causal,
+        window_size=(-1, -1) if window is None else (window - 1, 0),
+        softcap=softcap or 0.0,
+        return_attn_probs=True,
+    )
+    return o.transpose(1, 2), total

@@ -1,0 +1,251 @@
+"""The four axes that compose into `Cached` (cached.py): which tokens stay, how they are stored, what becomes of those
+that leave, and at which positions keys are attended. `Cached` owns the loop; an axis answers small questions.
+
+A *slot* is a place in the store; slots are in order of position. S is the number of slots before this call's T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from kvfrontier.methods.attend import Attend, Part
+from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.layer import Layer
+
+#: No limit on how many tokens fit before the past changes.
+ENDLESS = 1 << 62
+
+KeysAt = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of slots that the queries of one call see, `begin` to `end`.
+
+    last    the span ends with the call's own tokens: query t sees up to its own. Otherwise all see all of it.
+    window  with `last`: a query sees its last `window` slots
+    capped  under positions in the cache, a query stands at the selection's `cap` at most
+    """
+
+    begin: int
+    end: int
+    last: bool = True
+    window: int | None = None
+    capped: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tokens stay.
+
+    `when` says when tokens leave: "never"; "seal", by scores when the prompt ends; "order", by age alone as the stream
+    goes, so that a chunk is one call under a mask.
+    """
+
+    when: ClassVar[Literal["never", "seal", "order"]] = "never"
+    #: ("order") A token leaves before the query that pushes it out attends, rather than after the whole call.
+    rolling: ClassVar[bool] = False
+    bounded: ClassVar[bool] = False
+    query_sensitive: ClassVar[bool] = False
+    knob: ClassVar[str | None] = None
+
+    def validate(self, layer: Layer) -> None:
+        """Raise ValueError where the parameters make no sense for this layer."""
+
+    def init(self, layer: Layer, batch: int) -> Any:
+        """State of its own (kept queries, scores), counted; or None."""
+        return None
+
+    def room(self, n: int) -> int:
+        """How many tokens fit before the past changes, after `n` tokens."""
+        return ENDLESS
+
+    def spans(self, S: int, T: int) -> list[Span]:
+        """What the queries of a call see."""
+        return [Span(0, S + T)]
+
+    def cap(self) -> int | None:
+        """The highest slot at which a query can stand, or None."""
+        return None
+
+    def left(self, S: int, T: int) -> tuple[int, int]:
+        """("order") Slots [begin, end) that leave in a call of T tokens."""
+        return 0, 0
+
+    def observe(self, state: Any, q: Tensor) -> None:
+        """See the queries as attended, before the prompt is sealed."""
+
+    def budget(self, n: int, layer: Layer) -> int:
+        """("seal") How many of n slots stay."""
+        return n
+
+    def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
+        """("seal") [B, Hkv, n]; the highest stay. k are keys as attended."""
+        raise NotImplementedError
+
+    def slots(self, prompt: int, new: int, sealed: bool, layer: Layer) -> int:
+        """Slots in use at that point."""
+        kept = self.budget(prompt, layer) if sealed else prompt
+        return kept + new
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, sealed: bool) -> Footprint:
+        """Cost of its own state."""
+        return Footprint()
+
+    def lossless(self, n: int) -> Selection:
+        """Settings under which nothing leaves in n tokens."""
+        return self
+
+
+@dataclass(frozen=True)
+class Store:
+    """How the tokens that stay are held."""
+
+    differentiable: ClassVar[bool] = True
+    #: Decoding after `seal` sees what a prefill saw.
+    exact: ClassVar[bool] = True
+    #: One token can be taken out of the middle at any time.
+    streams: ClassVar[bool] = True
+    knob: ClassVar[str | None] = None
+
+    def validate(self, layer: Layer) -> None:
+        """Raise ValueError where the parameters make no sense for this layer."""
+
+    def init(self, layer: Layer, batch: int, bounded: bool) -> Any:
+        """The empty store; a bounded one allocates no slack."""
+        raise NotImplementedError
+
+    def n(self, state: Any) -> int:
+        """Slots in use."""
+        raise NotImplementedError
+
+    def room(self, state: Any) -> int:
+        """How many tokens fit before the past changes."""
+        return ENDLESS
+
+    def append(self, state: Any, k: Tensor, v: Tensor) -> None:
+        """Add tokens at the end."""
+        raise NotImplementedError
+
+    def read(self, state: Any, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a range of slots as they would be attended; the oracle of `attend`."""
+        raise NotImplementedError
+
+    def tiles(self, state: Any, span: Span) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(first slot, keys, values) of pieces of a span; with `span.last` the last piece holds the call's tokens."""
+        yield (span.begin, *self.read(state, span.begin, span.end))
+
+    def attend(
+        self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, attend: Attend, lse: bool
+    ) -> list[Part]:
+        """Attention over a span, as parts to merge; a store with a fused kernel overrides this."""
+        parts = []
+        for slot, k, v in self.tiles(state, span):
+            last = span.last and slot + k.shape[2] == span.end
+            alone = slot == span.begin and slot + k.shape[2] == span.end
+            parts.append(
+                attend(
+                    q, keys_at(k, slot), v, scale=layer.scale, softcap=layer.softcap,
+                    causal=last, window=span.window if last else None, lse=lse or not alone,
+                )
+            )  # fmt: skip
+        return parts
+
+    def settle(self, state: Any) -> None:
+        """After a call: flush what is full."""
+
+    def take(self, state: Any, keep: Tensor) -> None:
+        """Keep the slots [B, Hkv, m] (ascending), drop the rest."""
+        raise NotImplementedError
+
+    def drop(self, state: Any, begin: int, end: int) -> None:
+        """Drop a range of slots."""
+        raise NotImplementedError
+
+    def seal(self, state: Any) -> None:
+        """The prompt has ended."""
+
+    def footprint(self, layer: Layer, batch: int, slots: int, sealed: bool, bounded: bool) -> Footprint:
+        """Cost of holding `slots` tokens."""
+        raise NotImplementedError
+
+    def nominal(self, layer: Layer, batch: int, slots: int) -> int:
+        """Bytes of the elements alone, as papers count them: without scales, zeros, residuals and slack."""
+        return batch * slots * layer.kv_bytes
+
+    def lossless(self, n: int) -> Store | None:
+        """Settings under which n tokens are held exactly, or None."""
+        return self
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What becomes of tokens that leave.
+
+    join: None (they are gone), "softmax" (its output is a part, merged by log-sum-exp), "gate" (its output is mixed
+    in by a gate).
+    """
+
+    join: ClassVar[Literal["softmax", "gate"] | None] = None
+    #: Keys must reach it before RoPE: it has no positions.
+    wants_unrotated: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
+
+    def init(self, layer: Layer, batch: int) -> Any:
+        return None
+
+    def slots(self) -> int:
+        """Slots it occupies in front of the store, for positions in the cache."""
+        return 0
+
+    def absorb(self, state: Any, k: Tensor, v: Tensor) -> None:
+        """Take in tokens that leave, k [B, Hkv, n, D] as stored."""
+
+    def read(self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor) -> Part | None:
+        """What queries [B, Hq, T, D] get from it, query t after the first counts[t] of the leaving k, v [B, Hkv, n, D]
+        (as stored; n may be 0) were absorbed; None where there is nothing yet. The state does not change."""
+        return None
+
+    def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
+        """("gate") The output from what softmax and memory gave."""
+        raise NotImplementedError
+
+    def footprint(self, layer: Layer, batch: int) -> Footprint:
+        return Footprint()
+
+
+@dataclass(frozen=True)
+class Positions:
+    """At which positions keys are attended; `original` is the base: as the model made them."""
+
+    #: The store holds keys before RoPE.
+    unrotated: ClassVar[bool] = False
+
+    def validate(self, layer: Layer) -> None:
+        """Raise ValueError where the layer's positions cannot be served."""
+
+    def stored(self, k: Tensor, k_pre: Tensor | None) -> Tensor:
+        """What the store holds."""
+        return k
+
+    def keys(self, k: Tensor, slot: int, layer: Layer) -> Tensor:
+        """Keys from the store, the first of them in `slot`, as attended."""
+        return k
+
+    def query(self, q: Tensor, q_pre: Tensor | None, slots: Tensor, layer: Layer) -> Tensor:
+        """Queries placed at `slots` [T]."""
+        return q
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Slots `index` [B, Hkv, m] of x [B, Hkv, n, D]."""
+    return x.gather(2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))
+
+
+def arange(begin: int, end: int, like: Tensor) -> Tensor:
+    return torch.arange(begin, end, device=like.device)

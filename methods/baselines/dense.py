@@ -1,0 +1,16 @@
+"""Dense attention: every key and value of every token, in full. What all others are compared with."""
+
+from __future__ import annotations
+
+from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.registry import register
+
+
+@register("dense", family="baseline", cost="2 Hkv d T elements", paper="Vaswani et al. 2017, arXiv:1706.03762, equation 1",
+          tags=("growing", "internal", "exact", "per layer"))  # fmt: skip
+def Dense(backend: str = "auto") -> Cached:
+    """The full key-value cache.
+
+    backend: eager (the oracle), sdpa, flex, flash_attn, xformers; auto takes the device's fused kernel.
+    """
+    return Cached(backend=backend)

@@ -1,0 +1,239 @@
+"""The composed method: a cache with four axes, and the one loop that all of them share.
+
+For each piece of a call that fits before the past changes (`room`):
+
+    store the new keys and values
+    for each span of slots that the selection lets the queries see: attend, by the store
+    read the memory of what has left, and merge
+    let leave what the selection says, into the memory
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kvfrontier.methods import attend as backends
+from kvfrontier.methods.attend import Part
+from kvfrontier.methods.axes import Memory, Positions, Selection, Store, arange, gather
+from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.state import State
+from kvfrontier.methods.stores.dense import DenseStore
+
+
+@dataclass
+class CachedState(State):
+    """store, selection and memory: the states of the axes; seen: tokens so far; sealed: whether the prompt ended."""
+
+    store: Any
+    selection: Any
+    memory: Any
+    seen: int = 0
+    sealed: bool = False
+
+
+@dataclass(frozen=True)
+class Cached(Method):
+    """selection x store x memory x positions. `backend` names the softmax-attention function (attend/)."""
+
+    selection: Selection = field(default_factory=Selection)
+    store: Store = field(default_factory=DenseStore)
+    memory: Memory = field(default_factory=Memory)
+    positions: Positions = field(default_factory=Positions)
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        backends.check(self.backend)
+        selection, store = type(self.selection).__name__, type(self.store).__name__
+        if self.selection.when == "order" and not self.store.streams:
+            raise ValueError(
+                f"{selection} drops single tokens as the stream goes, and {store} holds groups that cannot lose one; "
+                "choose a selection that compresses at seal, or another store"
+            )
+        if self.memory.join and self.selection.when == "never":
+            raise ValueError(
+                f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; choose another selection"
+            )
+        if self.memory.wants_unrotated and not self.positions.unrotated:
+            raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
+
+    # Declared properties follow from the axes.
+    @property
+    def decode_equals_prefill(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.selection.when != "seal" and self.store.exact
+
+    @property
+    def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.store.differentiable
+
+    @property
+    def bounded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.selection.bounded
+
+    @property
+    def query_sensitive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.selection.query_sensitive
+
+    @property
+    def needs_training(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.memory.needs_training
+
+    @property
+    def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.selection.when == "order" or self.positions.unrotated:
+            return None
+        return "kv+queries" if self.query_sensitive else "kv"
+
+    @property
+    def shareable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.selection.when == "never" and type(self.store) is DenseStore
+
+    @property
+    def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.selection.knob or self.store.knob
+
+    def validate(self, layer: Layer) -> None:
+        self.selection.validate(layer)
+        self.store.validate(layer)
+        self.positions.validate(layer)
+
+    def init_state(self, layer: Layer, batch: int) -> CachedState:
+        return CachedState(
+            self.store.init(layer, batch, self.bounded),
+            self.selection.init(layer, batch),
+            self.memory.init(layer, batch),
+        )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
+        q_pre, k_pre = step.pre() if self.positions.unrotated else (None, None)
+        T, a = q.shape[2], 0
+        if layer.source is not None:
+            return self._piece(q, None, None, None, None, state, layer, step)
+        outputs = []
+        while a < T:
+            b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen)))
+            if a == 0 and b == T:
+                return self._piece(q, k, v, q_pre, k_pre, state, layer, step)
+            piece = (None if x is None else x[:, :, a:b] for x in (q, k, v, q_pre, k_pre))
+            outputs.append(self._piece(*piece, state, layer, step))  # pyright: ignore[reportArgumentType]
+            a = b
+        return torch.cat(outputs, 2)
+
+    def _piece(
+        self,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        q_pre: Tensor | None,
+        k_pre: Tensor | None,
+        state: CachedState,
+        layer: Layer,
+        step: Step,
+    ) -> Tensor:
+        """Tokens that see one unchanged past. `k` is None where another layer has stored this call's tokens."""
+        T = q.shape[2]
+        if k is not None and v is not None:
+            self.store.append(state.store, self.positions.stored(k, k_pre), v)
+        S = self.store.n(state.store) - T
+        front = self.memory.slots()
+        spans = self.selection.spans(S, T)
+        attend = backends.choose(self.backend, layer, backends.needs_grad(q, *((k, v) if k is not None else ())))  # pyright: ignore[reportArgumentType]
+        one_part = len(spans) == 1 and self.memory.join is None and step.sinks is None
+
+        def place(capped: bool = False) -> Tensor:
+            if not self.positions.unrotated:
+                return q
+            slots, cap = arange(front + S, front + S + T, q), self.selection.cap()
+            return self.positions.query(q, q_pre, slots.clamp(max=front + cap) if capped and cap else slots, layer)
+
+        def keys_at(keys: Tensor, slot: int) -> Tensor:
+            return self.positions.keys(keys, front + slot, layer)
+
+        parts: list[Part] = []
+        for span in spans:
+            parts += self.store.attend(state.store, place(span.capped), span, keys_at, layer, attend, not one_part)
+        begin, end = self.selection.left(S, T) if k is not None else (0, 0)
+        read = None
+        if self.memory.join:
+            gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
+            counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
+            asked = q_pre if self.memory.wants_unrotated else place(capped=True)
+            assert asked is not None
+            read = self.memory.read(state.memory, asked, layer, *gone, counts)
+            if read is not None and self.memory.join == "softmax":
+                parts.append(read)
+        part = backends.merge(parts) if parts else read
+        assert part is not None
+        if step.sinks is not None:
+            part = backends.add_sink_logits(part, step.sinks)
+        if read is not None and self.memory.join == "gate":
+            part = self.memory.mix(part, read, layer)
+
+        if k is None:
+            return part[0]
+        if step.phase == "score":
+            self.store.drop(state.store, S, S + T)
+            return part[0]
+        if self.selection.when == "seal" and not state.sealed:
+            self.selection.observe(state.selection, place())
+        state.seen += T
+        if end > begin:
+            if self.memory.join:
+                self.memory.absorb(state.memory, *self.store.read(state.store, begin, end))
+            self.store.drop(state.store, begin, end)
+        self.store.settle(state.store)
+        return part[0]
+
+    def seal(self, state: Any, layer: Layer) -> None:
+        if state.sealed:
+            return
+        if self.selection.when == "seal":
+            self._compress(state, layer)
+            state.selection = None
+        self.store.seal(state.store)
+        state.sealed = True
+
+    def _compress(self, state: CachedState, layer: Layer) -> None:
+        n = self.store.n(state.store)
+        m = self.selection.budget(n, layer)
+        if m >= n:
+            return
+        k, v = self.store.read(state.store, 0, n)
+        keys = self.positions.keys(k, self.memory.slots(), layer)
+        # One stable order, so that what stays and what goes are a partition.
+        order = self.selection.scores(state.selection, keys, v, layer).sort(dim=-1, descending=True, stable=True).indices
+        if self.memory.join:
+            gone = order[..., m:].sort(-1).values
+            self.memory.absorb(state.memory, gather(k, gone), gather(v, gone))
+        self.store.take(state.store, order[..., :m].sort(-1).values)
+
+    def adopt(self, state: Any, layer: Layer, k: Tensor, v: Tensor, queries: Tensor | None) -> None:
+        if self.adopts is None:
+            return super().adopt(state, layer, k, v, queries)
+        self.store.append(state.store, k, v)
+        if queries is not None:
+            self.selection.observe(state.selection, queries)
+        state.seen = k.shape[2]
+
+    def _slots(self, layer: Layer, prompt: int, new: int, sealed: bool) -> int:
+        return self.selection.slots(prompt, new, sealed, layer)
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        slots = self._slots(layer, prompt, new, sealed)
+        return (
+            self.store.footprint(layer, batch, slots, sealed, self.bounded)
+            + self.selection.footprint(layer, batch, prompt, sealed)
+            + self.memory.footprint(layer, batch)
+        )
+
+    def nominal(self, layer: Layer, batch: int, prompt: int, new: int = 0) -> int:
+        stored = self.store.nominal(layer, batch, self._slots(layer, prompt, new, True))
+        return stored + self.memory.footprint(layer, batch).held.payload
+
+    def lossless(self, n: int) -> Cached | None:
+        store = self.store.lossless(n)
+        return store and replace(self, selection=self.selection.lossless(n), store=store)

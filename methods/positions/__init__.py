@@ -1,0 +1,1 @@
+"""At which positions keys are attended."""

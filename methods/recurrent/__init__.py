@@ -1,0 +1,1 @@
+"""Methods whose past is a matrix of constant size."""

@@ -1,0 +1,182 @@
+"""Names of methods. A registered method is a factory: a class or a function of hyper-parameters that returns a Method.
+
+    @register("window", family="selection", paper="...", cost="...")
+    def Window(window: int = 256) -> Cached: ...
+
+Methods of other packages register by the entry-point group `kvfrontier.methods`, whose values are such factories.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kvfrontier.methods.contract import Method
+
+F = TypeVar("F", bound=Callable[..., Method])
+
+FAMILIES = ("baseline", "selection", "store", "memory", "recurrent", "retrieval", "segments", "sharing", "positions")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered method.
+
+    name       by which configuration asks for it
+    factory    hyper-parameters -> Method
+    family     one of FAMILIES
+    paper      source, with the equation where there is one; empty for what has none
+    cost       the state's size in words: T tokens, d head_dim, w window ...
+    tags       fixed or growing; internal or external; lossy or exact; per layer, per head or per sequence
+    """
+
+    name: str
+    factory: Callable[..., Method]
+    family: str
+    paper: str
+    cost: str
+    tags: tuple[str, ...]
+    label_format: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.factory) or "").split("\n")[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Hyper-parameters and their defaults."""
+        return {p.name: p.default for p in inspect.signature(self.factory).parameters.values()}
+
+    def label(self, params: Mapping[str, Any]) -> str:
+        """A short name for a row: `kivi2` for {"bits": 2}."""
+        return self.label_format.format(**{**self.parameters, **params})
+
+    def build(self, params: Mapping[str, Any]) -> Method:
+        """The method. Raises ValueError for an unknown parameter, a wrong type or a value that makes no sense."""
+        types = typing.get_type_hints(self.factory)
+        for key, value in params.items():
+            if key not in self.parameters:
+                raise ValueError(f"method {self.name!r} has no parameter {key!r}" + nearest(key, self.parameters))
+            if not _fits(value, types[key]):
+                wanted = getattr(types[key], "__name__", str(types[key]))
+                raise ValueError(f"method.{key}={value!r} is not of type {wanted}, which method {self.name!r} takes there")
+        return self.factory(**params)
+
+    def source_hash(self) -> str:
+        """sha256 over the source of its file and of every file of this package that it imports, directly or not. A
+        record's id holds it, so that a changed method is measured again and an unrelated change is not."""
+        return _source_hash(inspect.getmodule(self.factory).__name__)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+_entries: dict[str, Entry] = {}
+
+
+def register(
+    name: str, *, family: str, cost: str, paper: str = "", tags: tuple[str, ...] = (), label: str | None = None
+) -> Callable[[F], F]:
+    """Register a factory under a name. Every parameter needs a default and a type."""
+    if family not in FAMILIES:
+        raise ValueError(f"method {name!r}: unknown family {family!r}" + nearest(family, FAMILIES))
+
+    def add(factory: F) -> F:
+        bare = [p.name for p in inspect.signature(factory).parameters.values() if p.default is inspect.Parameter.empty]
+        if bare:
+            raise ValueError(f"method {name!r}: give {', '.join(bare)} a default, so that it can be run by name alone")
+        there = _entries.get(name)
+        if there and there.factory.__module__ != factory.__module__:
+            raise ValueError(f"method {name!r} is registered twice, by {there.factory.__module__} and {factory.__module__}")
+        _entries[name] = Entry(name, factory, family, paper, cost, tags, label or name)
+        return factory
+
+    return add
+
+
+@functools.cache
+def _load_all() -> None:
+    """Import every module of this package, and the entry points of others."""
+    import kvfrontier.methods as package
+
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if ".attend." not in module.name and ".kernels." not in module.name:
+            importlib.import_module(module.name)
+    for point in importlib.metadata.entry_points(group="kvfrontier.methods"):
+        point.load()
+
+
+def entries() -> dict[str, Entry]:
+    """All registered methods by name."""
+    _load_all()
+    return dict(_entries)
+
+
+def get(name: str) -> Entry:
+    """One method. Raises ValueError with the nearest name where there is none."""
+    known = entries()
+    if name not in known:
+        raise ValueError(f"unknown method {name!r}" + nearest(name, known))
+    return known[name]
+
+
+def build(params: Mapping[str, Any]) -> Method:
+    """The method that `params` describes: {"name": "kivi", "bits": 2}."""
+    rest = dict(params)
+    if "name" not in rest:
+        raise ValueError("a method needs a name: " + ", ".join(entries()))
+    return get(rest.pop("name")).build(rest)
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """A tail for an error message: the nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(known)}" if known else ""
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return value in typing.get_args(kind)
+    if origin is typing.Union or origin.__class__.__name__ == "UnionType" or type(kind).__name__ == "UnionType":
+        return any(_fits(value, k) for k in typing.get_args(kind))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+@functools.cache
+def _source_hash(module: str) -> str:
+    root = "kvfrontier.methods"
+    seen: dict[str, bytes] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        # Names and packages' lists of names decide nothing about a method.
+        if name in seen or name in (root, f"{root}.registry"):
+            continue
+        file = getattr(sys.modules.get(name) or importlib.import_module(name), "__file__", None)
+        if file is None:
+            continue
+        seen[name] = source = Path(file).read_bytes()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(root):
+                todo.append(node.module)
+                todo += [f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in sys.modules]
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(name.encode() + b"\0" + seen[name] + b"\0")
+    return digest.hexdigest()

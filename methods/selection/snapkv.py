@@ -1,0 +1,92 @@
+"""SnapKV (Li et al. 2024, arXiv:2404.14469): the prompt's last queries say which of its tokens matter.
+
+When the prompt ends: softmax of the last `window` queries over the past, summed over these queries, averaged over the
+query heads of a group, pooled along the tokens; the highest stay, and the window itself. The official code expands the
+grouped heads and selects for each; here the cache stays grouped, so that a group selects together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kvfrontier.methods.attend.eager import logits
+from kvfrontier.methods.axes import Selection, arange
+from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import register
+from kvfrontier.methods.state import Buf, State
+
+
+@dataclass
+class LastQueries(State):
+    """q [B, Hq, min(window, n), D]: the prompt's last queries, as attended."""
+
+    q: Buf
+
+
+@dataclass(frozen=True)
+class SnapKVSelection(Selection):
+    """`tokens` slots stay in each layer and head."""
+
+    tokens: int
+    window: int
+    kernel: int
+
+    when: ClassVar[Literal["never", "seal", "order"]] = "seal"
+    query_sensitive: ClassVar[bool] = True
+    knob: ClassVar[str | None] = "budget"
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window {self.window} gives no query to score with; set method.window to at least 1")
+        if self.tokens < self.window:
+            raise ValueError(
+                f"budget {self.tokens} is smaller than the observation window {self.window}, which always stays; "
+                "raise method.budget or lower method.window"
+            )
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} must be odd, so that pooling is centred")
+
+    def init(self, layer: Layer, batch: int) -> LastQueries:
+        return LastQueries(Buf.empty(batch, layer.hq, 0, layer.d, exact=True, dtype=layer.dtype, device=layer.device))
+
+    def observe(self, state: Any, q: Tensor) -> None:
+        state.q.set(torch.cat([state.q.view(), q[:, :, -self.window :]], 2)[:, :, -self.window :])
+
+    def budget(self, n: int, layer: Layer) -> int:
+        return min(n, self.tokens)
+
+    def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
+        q = state.q.view()
+        n, w = k.shape[2], q.shape[2]
+        x = logits(q, k, layer.scale, layer.softcap)
+        unseen = arange(0, n, k) > arange(n - w, n, k)[:, None]
+        # [B, Hkv, G, w, n] -> [B, Hkv, n]: sum over queries, mean over the group.
+        past = x.masked_fill(unseen, float("-inf")).softmax(-1).sum(3).mean(2)[..., : n - w]
+        pooled = F.avg_pool1d(past, self.kernel, stride=1, padding=self.kernel // 2)
+        return F.pad(pooled, (0, w), value=float("inf"))
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, sealed: bool) -> Footprint:
+        if sealed:
+            return Footprint()
+        return Footprint.of(batch * layer.hq * min(self.window, prompt) * layer.d * layer.dtype.itemsize, read=0)
+
+    def lossless(self, n: int) -> SnapKVSelection:
+        return replace(self, tokens=max(n, self.window))
+
+
+@register("snapkv", family="selection", paper="Li et al. 2024, arXiv:2404.14469, algorithm 1", tags=("growing", "internal", "lossy", "per head"),
+          cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T, and Hq d w of queries")  # fmt: skip
+def SnapKV(budget: int = 256, window: int = 32, kernel: int = 7) -> Cached:
+    """SnapKV: at the end of the prompt keep the tokens that its last queries attend to.
+
+    budget: tokens that stay in each layer and head, the window's among them; window: queries that vote (always kept);
+    kernel: width of the average pooling. What is generated comes on top.
+    """
+    return Cached(SnapKVSelection(budget, window, kernel))

@@ -1,0 +1,1 @@
+"""How the tokens that stay are held."""
