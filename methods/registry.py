@@ -158,8 +158,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-@functools.cache
-def _source_hash(module: str) -> str:
+def _sources(module: str) -> dict[str, bytes]:
+    """Source by module name: of `module` and of all modules of this package that it imports, directly or not."""
     root = "kvfrontier.methods"
     seen: dict[str, bytes] = {}
     todo = [module]
@@ -168,15 +168,28 @@ def _source_hash(module: str) -> str:
         # Names and packages' lists of names decide nothing about a method.
         if name in seen or name in (root, f"{root}.registry"):
             continue
-        file = getattr(sys.modules.get(name) or importlib.import_module(name), "__file__", None)
-        if file is None:
-            continue
-        seen[name] = source = Path(file).read_bytes()
-        for node in ast.walk(ast.parse(source)):
+        file = (sys.modules.get(name) or importlib.import_module(name)).__file__
+        assert file is not None
+        seen[name] = Path(file).read_bytes()
+        if name == f"{root}.attend":  # which loads its backends by name
+            todo += [f"{name}.{backend}" for backend in sys.modules[name].BACKENDS]
+        for node in ast.walk(ast.parse(seen[name])):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(root):
-                todo.append(node.module)
-                todo += [f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in sys.modules]
+                todo += [_defining_module(node.module, alias.name) for alias in node.names]
+    return seen
+
+
+def _defining_module(module: str, name: str) -> str:
+    """Where `from module import name` finds it: a submodule, or the module that defines a re-exported object."""
+    if f"{module}.{name}" in sys.modules:
+        return f"{module}.{name}"
+    found = getattr(getattr(sys.modules[module], name), "__module__", module)
+    return found if found.startswith("kvfrontier.methods") else module
+
+
+@functools.cache
+def _source_hash(module: str) -> str:
     digest = hashlib.sha256()
-    for name in sorted(seen):
-        digest.update(name.encode() + b"\0" + seen[name] + b"\0")
+    for name, source in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + source + b"\0")
     return digest.hexdigest()

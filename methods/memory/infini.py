@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kvfrontier.methods.attend import Part
@@ -24,13 +23,8 @@ from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
+from kvfrontier.methods.recurrent.matrix import Matrix, feature
 from kvfrontier.methods.registry import register
-from kvfrontier.methods.state import State
-
-
-def feature(x: Tensor) -> Tensor:
-    """elu(x) + 1 in float32 (Katharopoulos et al. 2020, equation 7)."""
-    return F.elu(x.float()) + 1
 
 
 @dataclass(frozen=True)
@@ -57,27 +51,6 @@ class SegmentSelection(Selection):
 
     def lossless(self, n: int) -> SegmentSelection:
         return replace(self, segment=n + 1)
-
-
-@dataclass
-class Matrix(State):
-    """M [B, Hkv, D, Dv] and z [B, Hkv, D] in float32; n tokens absorbed."""
-
-    M: Tensor
-    z: Tensor
-    n: int = 0
-
-    @classmethod
-    def zeros(cls, layer: Layer, batch: int, d: int) -> Matrix:
-        return cls(
-            torch.zeros(batch, layer.hkv, d, layer.dv, device=layer.device),
-            torch.zeros(batch, layer.hkv, d, device=layer.device),
-        )
-
-    @staticmethod
-    def footprint(layer: Layer, batch: int, d: int) -> Footprint:
-        one = layer.hkv * d * (layer.dv + 1) * torch.float32.itemsize
-        return Footprint.of(batch * one, read=one)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.memory.infini import Matrix, feature
+from kvfrontier.methods.recurrent.matrix import Matrix, feature
 from kvfrontier.methods.registry import register
 
 BLOCK = 128

@@ -1,0 +1,353 @@
+"""What every method must keep: one suite, run on a tiny random model through the session that users use.
+
+A method declares properties (contract.Method). Where it declares one, the suite holds it to it; where it declares
+that a property does not hold, the suite checks that it really fails, so that a flag hides no bug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from kvfrontier.methods import Dense, Layer, Method, Step
+from kvfrontier.runners.session import Session
+
+#: Lengths at which rounding, blocks and residuals show.
+LENGTHS = (1, 2, 127, 128, 129, 1000)
+#: Logits of the tiny model are about ten; float32 sums in another order differ by less than this.
+TOLERANCE = 2e-4
+PROMPT, NEW = 150, 40
+
+Check = Callable[[Method], None]
+CHECKS: dict[str, Check] = {}
+
+
+def check(fn: Check) -> Check:
+    """Add to the suite, under the function's name."""
+    CHECKS[fn.__name__] = fn
+    return fn
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: its name, whether it holds, and what was found where it does not."""
+
+    name: str
+    holds: bool
+    found: str = ""
+
+
+def run(method: Method) -> Iterator[Result]:
+    """All checks, one after the other."""
+    for name, fn in CHECKS.items():
+        try:
+            fn(method)
+        except AssertionError as error:
+            yield Result(name, False, str(error))
+        else:
+            yield Result(name, True)
+
+
+@functools.cache
+def tiny(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+    """Two layers, four query heads on two key/value heads of 32, with weights large enough that attention is sharp."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = LlamaForCausalLM(_config()).eval().requires_grad_(False)
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4)
+    return model.to(dtype)  # pyright: ignore[reportArgumentType]
+
+
+def _config() -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
+    )  # fmt: skip
+
+
+def tokens(rows: int, n: int) -> Tensor:
+    """Random token ids [rows, n], always the same."""
+    return torch.randint(0, 97, (rows, n), generator=torch.Generator().manual_seed(n))
+
+
+def outputs(method: Method, ids: Tensor, chunk: int | None = None, prompt: int = PROMPT, **options: Any) -> Tensor:
+    """Logits [B, 1 + new, V]: after the prompt, and after each token that is then decoded one by one."""
+    with torch.no_grad(), Session(tiny(), method) as session:
+        logits = [session.prefill(ids[:, :prompt], chunk=chunk, **options)]
+        logits += [session.decode(ids[:, i : i + 1]) for i in range(prompt, ids.shape[1])]
+    return torch.stack(logits, 1)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return (a.float() - b.float()).abs().max().item()
+
+
+def _expect_close(a: Tensor, b: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    found = difference(a, b)
+    assert found <= tolerance, f"{what}: logits differ by {found:.2e}, more than {tolerance:.0e}"
+
+
+def _expect_bytes(session: Session, where: str) -> None:
+    live, analytic = session.state_bytes(), session.footprint().held
+    assert live == analytic, f"{where}: the state holds {live}, its footprint says {analytic}"
+
+
+@check
+def live_bytes_equal_analytic_bytes(method: Method) -> None:
+    """Payload and slack, by tier, at awkward lengths, at the five points: mid-prefill, before and after seal, after
+    one decoded token and after many."""
+    for n, rows in itertools.product(LENGTHS, (1, 2)):
+        ids = tokens(rows, n + NEW)
+        with torch.no_grad(), Session(tiny(), method) as session:
+            for a, b in itertools.pairwise(sorted({0, n // 2, n})):
+                session.prefill(ids[:, a:b], seal=False)
+                _expect_bytes(session, f"{rows} x {b} of {n} prompt tokens, before seal")
+            session.seal()
+            _expect_bytes(session, f"{rows} x {n} prompt tokens, sealed")
+            session.decode(ids[:, n : n + 1])
+            _expect_bytes(session, f"{rows} x {n} prompt tokens and 1 decoded")
+            session.decode(ids[:, n + 1 :])
+            _expect_bytes(session, f"{rows} x {n} prompt tokens and {NEW} decoded")
+
+
+@check
+def bounded_state_stops_growing(method: Method) -> None:
+    layer = Layer(0, 1, 4, 2, 32, 32, 1.0)
+    sizes = [method.footprint(layer, 1, n, new).held.live for n, new in ((4096, 0), (4096, 4096), (65536, 0))]
+    flat = max(sizes) <= min(sizes) or method.footprint(layer, 1, 10**6, 0).held.live <= method.footprint(layer, 1, 8191, 0).held.live
+    grows = method.footprint(layer, 1, 4096, 4096).held.live > method.footprint(layer, 1, 4096, 0).held.live
+    grows |= method.sequence_footprint(1, 8192).held.live > method.sequence_footprint(1, 4096).held.live
+    if method.bounded:
+        assert flat, f"declared bounded, and holds {sizes} bytes"
+    else:
+        assert grows, "declared growing, and does not grow"
+
+
+@check
+def chunks_do_not_matter(method: Method) -> None:
+    ids = tokens(1, PROMPT + NEW)
+    whole = outputs(method, ids)
+    for chunk in (1, 37, 64):
+        if method.chunk_invariant:
+            _expect_close(outputs(method, ids, chunk), whole, f"chunks of {chunk}")
+    if not method.chunk_invariant:
+        assert difference(outputs(method, ids, 1), whole) > TOLERANCE, "declared to depend on chunks, and does not"
+
+
+@check
+def decoding_in_steps_equals_decoding_one_by_one(method: Method) -> None:
+    """Several tokens in one decode call: the forced pass of perplexity relies on it."""
+    if not method.chunk_invariant:
+        return
+    ids = tokens(1, PROMPT + NEW)
+    one_by_one = outputs(method, ids)
+    with torch.no_grad(), Session(tiny(), method) as session:
+        session.prefill(ids[:, :PROMPT])
+        for i in range(PROMPT, PROMPT + NEW, 13):
+            piece = ids[:, i : min(i + 13, PROMPT + NEW)]
+            logits = session.decode(piece)
+            _expect_close(logits, one_by_one[:, i - PROMPT + piece.shape[1]], f"a step of {piece.shape[1]} tokens")
+
+
+@check
+def decode_equals_prefill(method: Method) -> None:
+    ids = tokens(1, PROMPT + NEW)
+    decoded, prefilled = outputs(method, ids)[:, -1], outputs(method, ids, prompt=PROMPT + NEW)[:, -1]
+    if method.decode_equals_prefill:
+        _expect_close(decoded, prefilled, "decode against prefill")
+    else:
+        assert difference(decoded, prefilled) > TOLERANCE, "declared unequal, and decode equals prefill"
+
+
+@check
+def gradients_reach_queries_keys_and_values(method: Method) -> None:
+    """Through the state: the loss reads only what comes after seal. Where it is declared that they do not, sealing
+    under a gradient must refuse rather than cut it in silence."""
+    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
+    g = torch.Generator().manual_seed(0)
+    first = [torch.randn(1, h, 300, 32, generator=g, requires_grad=True) for h in (4, 2, 2)]
+    then = [torch.randn(1, h, 20, 32, generator=g, requires_grad=True) for h in (4, 2, 2)]
+
+    def forward() -> Tensor:
+        state = method.init_state(layer, 1)
+        out = []
+        for start, (q, k, v) in ((0, first), (300, then)):
+            step = Step(torch.arange(start, start + q.shape[2])[None], start, unrotated=lambda q=q, k=k: (q, k))
+            out.append(method.attend(q, k, v, state, layer, step))
+            if start == 0:
+                method.seal(state, layer)
+        # A recomputing method keeps nothing between calls: its gradient comes from the call itself.
+        return out[1] if state is not None else torch.cat(out, 2)
+
+    if not method.differentiable:
+        try:
+            forward()
+        except ValueError as error:
+            assert "gradient" in str(error), f"refused for another reason: {error}"
+            return
+        raise AssertionError("declared not differentiable, and sealing under a gradient does not refuse")
+    out = forward()
+    out.square().sum().backward()
+    for name, tensor in zip(("q", "k", "v"), then, strict=True):
+        assert tensor.grad is not None and tensor.grad.isfinite().all(), f"the gradient of {name} is missing or not finite"
+    needed = [] if getattr(method, "forgets_all", False) else [("k", first[1]), ("v", first[2])]
+    for name, tensor in needed:
+        assert tensor.grad is not None, f"no gradient reaches {name} of the prompt through the state"
+        assert tensor.grad.isfinite().all(), f"the gradient of the prompt's {name} is not finite"
+        assert tensor.grad.abs().max() > 0, f"the gradient of the prompt's {name} is zero"
+
+
+class _Unrotated:
+    """A rotation by nothing, for a layer without a model."""
+
+    def apply(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x
+
+    invert = apply
+
+
+@check
+def lossless_settings_equal_dense(method: Method) -> None:
+    lossless = method.lossless(PROMPT + NEW)
+    if lossless is None:
+        return
+    ids = tokens(2, PROMPT + NEW)
+    dense = outputs(Dense(), ids)
+    for chunk in (None, 37):
+        _expect_close(outputs(lossless, ids, chunk), dense, f"{lossless} against dense, chunk {chunk}")
+
+
+@check
+def a_fork_does_not_disturb_its_parent(method: Method) -> None:
+    ids = tokens(1, PROMPT + NEW)
+    expected = outputs(method, ids)
+    with torch.no_grad(), Session(tiny(), method) as parent:
+        parent.prefill(ids[:, :PROMPT])
+        child = parent.fork()
+        for i in range(PROMPT, PROMPT + NEW):
+            child.decode(97 - 1 - ids[:, i : i + 1])
+            _expect_close(parent.decode(ids[:, i : i + 1]), expected[:, i - PROMPT + 1], "a parent beside its fork")
+        twin = parent.fork()
+        _expect_close(twin.decode(ids[:, :1]), parent.decode(ids[:, :1]), "a fork and its parent on the same token")
+        _expect_bytes(child, "a fork")
+        _expect_bytes(parent, "a forked parent")
+
+
+@check
+def a_batch_equals_its_rows(method: Method) -> None:
+    ids = tokens(2, PROMPT + NEW)
+    both = outputs(method, ids, 64)
+    for row in range(2):
+        _expect_close(both[row : row + 1], outputs(method, ids[row : row + 1], 64), f"row {row} of a batch")
+
+
+@check
+def padded_rows_equal_each_row_alone(method: Method) -> None:
+    ids, pads = tokens(2, PROMPT + NEW), (0, 29)
+    mask = torch.ones(2, PROMPT, dtype=torch.long)
+    mask[1, : pads[1]] = 0
+    both = outputs(method, ids, 64, attention_mask=mask)
+    for row, pad in enumerate(pads):
+        alone = outputs(method, ids[row : row + 1, pad:], None, PROMPT - pad)
+        _expect_close(both[row : row + 1], alone, f"row {row} behind {pad} pads")
+
+
+@check
+def a_snapshot_restores(method: Method) -> None:
+    ids = tokens(1, PROMPT + NEW)
+    with torch.no_grad(), Session(tiny(), method) as session:
+        session.prefill(ids[:, :PROMPT])
+        file = io.BytesIO()
+        torch.save(session.snapshot(), file)
+        expected = session.decode(ids[:, PROMPT:])
+        file.seek(0)
+        session.restore(torch.load(file, weights_only=True))
+        assert torch.equal(session.decode(ids[:, PROMPT:]), expected), "a restored session decodes otherwise"
+        _expect_bytes(session, "a restored session")
+
+
+@check
+def it_runs_in_bfloat16(method: Method) -> None:
+    ids = tokens(1, PROMPT + 3)
+    with torch.no_grad(), Session(tiny(torch.bfloat16), method) as session:
+        logits = session.prefill(ids[:, :PROMPT], chunk=64)
+        _expect_bytes(session, "in bfloat16")
+        logits = session.decode(ids[:, PROMPT:])
+        _expect_bytes(session, "in bfloat16, decoding")
+        assert logits.isfinite().all(), "logits in bfloat16 are not finite"
+    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
+    q, k, v = (torch.randn(1, h, 60, 32, generator=torch.Generator().manual_seed(h)) for h in (4, 2, 3))
+    k, v = k, v[:, :2]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        at, x = layer.at(dtype), [t.to(torch.bfloat16).to(dtype) for t in (q, k, v)]
+        state = method.init_state(at, 1)
+        step = Step(torch.arange(60)[None], 0, unrotated=lambda x=x: (x[0], x[1]))
+        found.append(method.attend(*x, state, at, step))
+        assert found[-1].dtype == dtype, f"the output is {found[-1].dtype} for {dtype}"
+    # bfloat16 keeps 8 bits.
+    _expect_close(found[1], found[0], "bfloat16 against float32 on the same numbers", 2**-6 * found[0].abs().max().item())
+
+
+@check
+def it_runs_on_fake_tensors(method: Method) -> None:
+    """The planner runs the method's own code without memory: sizes must not depend on values."""
+    with FakeTensorMode(), torch.no_grad():
+        model = LlamaForCausalLM(_config()).eval()
+        ids = torch.zeros(2, PROMPT + NEW, dtype=torch.long)
+        with Session(model, method) as session:
+            session.prefill(ids[:, :PROMPT], chunk=64)
+            _expect_bytes(session, "on fake tensors")
+            session.decode(ids[:, PROMPT : PROMPT + 1])
+            session.decode(ids[:, PROMPT + 1 :])
+            _expect_bytes(session, "on fake tensors, decoding")
+
+
+@check
+def it_stays_finite_at_extreme_values(method: Method) -> None:
+    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
+    for size in (0.0, 1e-30, 1e4, 1e6):
+        state, start = method.init_state(layer, 1), 0
+        for n, phase in ((300, "prefill"), (1, "decode"), (40, "decode")):
+            g = torch.Generator().manual_seed(n)
+            q, k, v = (torch.randn(1, h, n, 32, generator=g) * size for h in (4, 2, 2))
+            step = Step(torch.arange(start, start + n)[None], start, phase, unrotated=lambda q=q, k=k: (q, k))  # pyright: ignore[reportArgumentType]
+            out = method.attend(q, k, v, state, layer, step)
+            assert out.isfinite().all(), f"the output is not finite for values of {size:g} ({phase})"
+            if start == 0:
+                method.seal(state, layer)
+            start += n
+
+
+@check
+def sealing_twice_changes_nothing(method: Method) -> None:
+    ids = tokens(1, PROMPT + 1)
+    expected = outputs(method, ids)
+    with torch.no_grad(), Session(tiny(), method) as session:
+        session.prefill(ids[:, :PROMPT], seal=False)
+        session.seal()
+        before = session.state_bytes()
+        session.seal()
+        assert session.state_bytes() == before, "a second seal changes the state's size"
+        _expect_close(session.decode(ids[:, PROMPT:]), expected[:, -1], "after a second seal")
+
+
+@check
+def hyper_parameters_are_all_it_holds(method: Method) -> None:
+    """A method is frozen; what it learns or remembers is elsewhere."""
+    assert dataclasses.is_dataclass(method) and getattr(type(method), "__dataclass_params__").frozen, "not a frozen dataclass"
+    assert hash(method) == hash(dataclasses.replace(method)), "equal hyper-parameters must be equal methods"
+    hidden = set(vars(method)) - {f.name for f in dataclasses.fields(method)}
+    assert not hidden, f"it carries {sorted(hidden)} beside its hyper-parameters"

@@ -1,0 +1,108 @@
+"""The conformance suite over every registered method, with parameters small enough that each of them bites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kvfrontier.methods import Layer, Method, Step, registry
+from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.state import Buf, State
+from kvfrontier.runners.conformance import CHECKS, tiny
+
+#: At least one row a registered method.
+METHODS: list[dict[str, Any]] = [
+    {"name": "dense"},
+    {"name": "dense", "backend": "eager"},
+    {"name": "window", "window": 24},
+    {"name": "sinks", "window": 24, "sinks": 4},
+    {"name": "sinks", "window": 24, "sinks": 4, "positions": "original"},
+    {"name": "kivi", "bits": 8, "group": 16, "residual": 32},
+    {"name": "kivi", "bits": 4},
+    {"name": "kivi", "bits": 2, "group": 32, "residual": 32},
+    {"name": "snapkv", "budget": 40, "window": 8, "kernel": 5},
+    {"name": "moving_average", "window": 24},
+    {"name": "moving_average", "window": 24, "slot_mass": "count"},
+    {"name": "recompute"},
+    {"name": "linear"},
+    {"name": "infini", "segment": 32},
+]
+
+
+def title(params: dict[str, Any]) -> str:
+    return " ".join(str(v) for v in params.values())
+
+
+def test_every_registered_method_is_in_the_suite() -> None:
+    ours = {name for name, entry in registry.entries().items() if entry.factory.__module__.startswith("kvfrontier.")}
+    assert ours == {params["name"] for params in METHODS}
+
+
+@pytest.mark.parametrize("params", METHODS, ids=title)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
+def test_conformance(check, params: dict[str, Any]) -> None:  # noqa: ANN001
+    check(registry.build(params))
+
+
+# Planted lies: the suite must name each of them.
+
+
+@dataclass(frozen=True)
+class HidesATensor(Cached):
+    """Holds keys outside its state."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
+        state.cache = k.clone()
+        return super().attend(q, k, v, state, layer, step)
+
+
+@dataclass
+class Expanded(State):
+    k: Buf
+    v: Buf
+
+
+@dataclass(frozen=True)
+class ExpandsGroups(Method):
+    """Repeats keys and values for every query head, and counts as if it did not."""
+
+    def init_state(self, layer: Layer, batch: int) -> Expanded:
+        return Expanded(*(Buf.empty(batch, layer.hq, 0, d) for d in (layer.d, layer.dv)))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
+        from kvfrontier.methods.attend.eager import attend
+
+        state.k.append(k.repeat_interleave(layer.group, 1))
+        state.v.append(v.repeat_interleave(layer.group, 1))
+        return attend(q, state.k.view(), state.v.view(), scale=layer.scale, causal=True)[0]
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        return Cached().footprint(layer, batch, prompt, new, sealed)
+
+
+@pytest.mark.parametrize("lie", [HidesATensor(), ExpandsGroups()], ids=lambda m: type(m).__name__)
+def test_a_planted_lie_about_memory_is_caught(lie: Method) -> None:
+    with pytest.raises((AssertionError, TypeError), match=r"hidden|not fields|its footprint says"):
+        CHECKS["live_bytes_equal_analytic_bytes"](lie)
+
+
+def test_a_false_flag_is_caught() -> None:
+    @dataclass(frozen=True)
+    class SaysItDepends(Cached):
+        chunk_invariant = False
+        decode_equals_prefill = False
+
+    for name in ("chunks_do_not_matter", "decode_equals_prefill"):
+        with pytest.raises(AssertionError, match="declared"):
+            CHECKS[name](SaysItDepends())
+
+
+def test_the_tiny_model_is_the_same_every_time() -> None:
+    assert tiny() is tiny()
+    with torch.no_grad():
+        assert tiny()(torch.tensor([[1, 2, 3]])).logits.abs().max() > 1
