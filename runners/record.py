@@ -6,9 +6,20 @@ This module holds the schema and the append-only files; it loads no torch, since
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvfrontier.runners.errors import UsageError
 
 #: Raised whenever a reader of older records would misread newer ones.
 SCHEMA_VERSION = 1
@@ -91,7 +102,10 @@ class Memory(Block):
     peak: int | None = None
     prefill_peak: int | None = None
     decode_peak: int | None = None
+    #: Beyond `peak`: temporaries inside kernels, which no tensor shows (CPU).
     workspace: int | None = None
+    #: Beyond `peak`: reserved by the caching allocator and not handed out (CUDA).
+    allocator_waste: int | None = None
     #: Where memory ran out: the largest context in this sweep that did fit.
     largest_fitting_context: int | None = None
 
@@ -181,3 +195,216 @@ class Record(Block):
         """The worst of the three blocks."""
         order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
         return min((self.quality.status, self.memory.status, self.time.status), key=order.index)
+
+
+class BadRecords(ValueError):
+    """A records file that does not hold what it should; says which file and which line."""
+
+
+class NewerSchema(BadRecords):
+    """Records of a newer kvfrontier, which this one would misread."""
+
+
+class TornLine(UserWarning):
+    """The last line of a records file was not written to its end: its writer was killed."""
+
+
+# What identifies a record.
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces, 1.0 written as 1. Raises ValueError for NaN and infinities."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """`gate=0` and `gate=0.0` are one setting, however it was typed."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def content_hash(value: Any) -> str:
+    """sha256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def record_id(cell: Cell, method_hash: str, device_name: str, torch_version: str, transformers_version: str) -> str:
+    """sha256 over what determines a record: the cell, the method's code, the device and the libraries' major.minor."""
+    return content_hash(
+        {
+            "cell": cell.model_dump(),
+            "method_hash": method_hash,
+            "device": device_name,
+            "torch": _minor(torch_version),
+            "transformers": _minor(transformers_version),
+        }
+    )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+# Files: one record a line, only ever appended to.
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Make the folder and try it, before any work is done that could not be kept. Raises UsageError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the results folder {folder} ({error.strerror}); set results=DIR to one that can be written"
+        ) from error
+
+
+def append(path: str | Path, record: Record) -> None:
+    """Add one record to a file, and return when it is on the disk.
+
+    Writers in several processes take turns. A line that an earlier writer left unfinished is set aside first, into
+    `<path>.torn`, with a warning; where the disk is full, the file is left as it was. Raises OSError.
+    """
+    path = Path(path)
+    line = record.model_dump_json().encode() + b"\n"
+    is_new = not path.exists()
+    with _locked(path) as fd:
+        _mend(fd, path)
+        end = os.lseek(fd, 0, os.SEEK_END)
+        try:
+            _write(fd, line)
+        except OSError:
+            os.ftruncate(fd, end)
+            raise
+    if is_new:
+        _sync_folder(path.parent)
+
+
+def record_files(*paths: str | Path) -> list[Path]:
+    """The .jsonl files among `paths` and, of folders, below them, sorted, each once. Raises UsageError for a path that
+    does not exist."""
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UsageError(f"there are no records at {path}; name a .jsonl file or a folder that holds some")
+        for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
+
+
+def iter_records(*paths: str | Path) -> Iterator[Record]:
+    """Every record of files and folders as it stands there, repeated ids included, one line in memory at a time.
+
+    A torn last line is passed over with a `TornLine` warning and left where it is: its writer may still be at work.
+    Raises NewerSchema and BadRecords, with file and line.
+    """
+    for path in record_files(*paths):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.isspace():
+                    continue
+                try:
+                    yield _parse(line, f"{path}, line {number}")
+                except NewerSchema:
+                    raise
+                except BadRecords:
+                    if line.endswith(b"\n"):
+                        raise
+                    warnings.warn(
+                        f"{path}, line {number}: the last line is torn (its writer was interrupted) and is passed over; "
+                        f"the next record written moves it to {path.name}.torn",
+                        TornLine,
+                        stacklevel=2,
+                    )
+
+
+def load_records(*paths: str | Path) -> list[Record]:
+    """The records of files and folders, one an id: the latest, by its time of creation and then by its place.
+
+    Raises as `iter_records` does.
+    """
+    latest: dict[str, Record] = {}
+    for record in iter_records(*paths):
+        known = latest.get(record.id)
+        if known is None or record.created >= known.created:
+            latest[record.id] = record
+    return list(latest.values())
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise BadRecords(f"{where}: not JSON ({error}); remove or mend this line") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerSchema(
+            f"{where}: schema version {version}, and this kvfrontier reads up to {SCHEMA_VERSION}; upgrade kvfrontier"
+        )
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors()[:3])
+        raise BadRecords(f"{where}: not a record ({wrong}); remove or mend this line") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """The file open for appending, for this process alone."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)  # which unlocks
+
+
+def _write(fd: int, data: bytes) -> None:
+    """All of `data`, to the disk. It is one call to the system unless the disk fills up meanwhile."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fsync(fd)
+
+
+def _mend(fd: int, path: Path) -> None:
+    """Make the file end with a whole line. Only under the lock: another writer could be in the middle of its own."""
+    start, tail = _tail(fd)
+    if not tail:
+        return
+    try:
+        _parse(tail, f"{path}, last line")
+    except BadRecords:
+        pass
+    else:  # only the newline is missing
+        return _write(fd, b"\n")
+    torn = path.with_name(path.name + ".torn")
+    with _locked(torn) as aside:
+        _write(aside, tail + b"\n")
+    os.ftruncate(fd, start)
+    warnings.warn(f"{path}: the last line was torn (its writer was interrupted); it is kept in {torn.name}", TornLine, stacklevel=4)
+
+
+def _tail(fd: int, block: int = 1 << 16) -> tuple[int, bytes]:
+    """What stands after the last newline, and where it starts."""
+    start, tail = os.lseek(fd, 0, os.SEEK_END), b""
+    while start > 0 and b"\n" not in tail:
+        size = min(block, start)
+        start -= size
+        tail = os.pread(fd, size, start) + tail
+    cut = tail.rfind(b"\n") + 1
+    return start + cut, tail[cut:]
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file's name is on the disk only when its folder is."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""From records to answers: tables, fronts, figures and the report. Never imports torch."""

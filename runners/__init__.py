@@ -1,0 +1,1 @@
+"""Everything that executes: models, sessions, tasks, meters and sweeps."""
