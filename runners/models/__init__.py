@@ -1,1 +1,51 @@
-"""Causal language models by name: the embedded one, any local or hub path, and random tiny ones."""
+"""Models: `load(config)` gives a causal language model, its tokenizer, and what a record says of it.
+
+embedded.py    models that Python packages bring, converted once (smollm2-135m, gemma3-270m)
+pretrained.py  a folder, or a model on the Hugging Face hub (hf)
+tiny.py        random weights, for tests (tiny)
+loaded.py      what all of them give, and how device and dtype are chosen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kvfrontier.runners.cache import cache_dir
+from kvfrontier.runners.errors import UsageError, unknown
+from kvfrontier.runners.models.embedded import Embedded
+from kvfrontier.runners.models.loaded import LoadedModel, resolve_device, resolve_dtype
+from kvfrontier.runners.models.pretrained import Pretrained
+from kvfrontier.runners.models.tiny import Tiny
+
+__all__ = ["KINDS", "LoadedModel", "cache_dir", "load", "resolve_device", "resolve_dtype"]
+
+#: `kind` of a YAML in configs/model, and the dataclass whose fields are its other keys.
+KINDS: dict[str, type[Embedded | Pretrained | Tiny]] = {"embedded": Embedded, "hf": Pretrained, "tiny": Tiny}
+
+
+def load(config: Mapping[str, Any]) -> LoadedModel:
+    """Load the model that `config` describes: the keys of configs/model/*.yaml, and dtype and device.
+
+    The embedded model is fetched and converted the first time (30 s), and takes 2 s from then on. Raises UsageError,
+    with what to do, for a key or value that does not exist, a path without weights, a device that is not there, and a
+    download that fails.
+    """
+    config = dict(config)
+    kind = str(config.pop("kind", ""))
+    if kind not in KINDS:
+        raise unknown("kind of model", kind, KINDS)
+    known = [field.name for field in fields(KINDS[kind])]
+    for key in config:
+        if key not in known:
+            raise unknown("model parameter", str(key), known)
+    try:
+        model = TypeAdapter(KINDS[kind]).validate_python(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f".{part}" for part in first["loc"])
+        raise UsageError(f"model{where}={first['input']!r}: {first['msg']}") from error
+    return model.load()

@@ -1,0 +1,145 @@
+"""Any causal language model that transformers knows, from a folder or from the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from kvfrontier.runners.cache import digest
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, ready, resolve_device, resolve_dtype
+from kvfrontier.runners.progress import working
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """`path` is a folder in the layout of `save_pretrained`, or a name on the hub; `revision` is the hub's."""
+
+    name: str = "hf"
+    path: str | None = None
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+
+    def load(self) -> LoadedModel:
+        """The model; raises UsageError for a folder that holds none, and for a hub that cannot be asked."""
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        if not self.path:
+            raise UsageError("model=hf needs model.path, a folder with a model or the name of one on the hub")
+        folder = Path(self.path).expanduser()
+        if folder.exists():
+            if self.revision:
+                raise UsageError(f"model.revision={self.revision} is the hub's, and {folder} is a folder; leave it out")
+            return load_folder(folder, dtype=dtype, device=device, name=folder.resolve().name)
+        if not _HUB_NAME.fullmatch(self.path):
+            raise UsageError(f"model.path={self.path}: there is no such folder")
+        snapshot, commit = _download(self.path, self.revision)
+        return load_folder(snapshot, dtype=dtype, device=device, name=self.path, revision=commit)
+
+
+def load_folder(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    name: str,
+    revision: str | None = None,
+    license_name: str | None = None,
+) -> LoadedModel:
+    """The model and the tokenizer that `save_pretrained` left in `folder`.
+
+    Without a revision it is the hash of the weights and of config.json; without a license, what README.md says.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = _weights(folder)
+    try:
+        with working(f"loading {name}"), quiet_transformers():
+            # Never code that a folder brings: transformers would ask on the terminal.
+            options = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"{folder} holds no causal language model that transformers can load: {reason[0] if reason else error!r}"
+        ) from error
+    return ready(
+        model,
+        tokenizer,
+        device=device,
+        name=name,
+        revision=revision or _content_hash([*weights, folder / "config.json"]),
+        license_name=license_name or _license(folder),
+    )
+
+
+def _weights(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"model.path={folder} is a file; give the folder that holds config.json and the weights")
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder} has no config.json; give a folder that transformers' save_pretrained wrote")
+    for pattern in _WEIGHTS:
+        if found := sorted(folder.glob(pattern)):
+            return found
+    raise UsageError(f"{folder} has no weights (looked for {' and '.join(_WEIGHTS)}); download the model in full")
+
+
+def _content_hash(files: list[Path]) -> str:
+    content = "".join(f"{file.name} {digest(file)}\n" for file in files)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _license(folder: Path) -> str:
+    """The `license:` line of a model card's header."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    line = re.search(r"^license:\s*(\S+)", header[1], re.MULTILINE) if header else None
+    return line[1] if line else "not stated"
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
+    """The hub's snapshot of a model, as a folder, and its commit; from the hub's own cache where it is out of reach."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=10)
+        if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+            patterns.append("pytorch_model*.bin")
+        with quiet_transformers(not Console(stderr=True).is_terminal):
+            folder = snapshot_download(name, revision=info.sha, allow_patterns=patterns)
+    except GatedRepoError as error:
+        raise UsageError(f"{name} is gated: accept its terms on the hub and log in (`hf auth login`)") from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"model.revision={revision}: {name} has no such branch, tag or commit on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"model.path={name}: no folder here and no model on the hub has that name; is it private? `hf auth login`"
+        ) from error
+    except (HfHubHTTPError, HTTPError, OSError) as unreachable:
+        try:
+            folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise UsageError(
+                f"model.path={name}: no folder here has that name, and the hub cannot be asked ({unreachable}); "
+                f"give a folder, or download it where there is a network and copy it here"
+            ) from unreachable
+    return Path(folder), Path(folder).name
