@@ -260,7 +260,7 @@ def check_writable(folder: str | Path) -> Path:
             return folder
     except OSError as error:
         raise UsageError(
-            f"cannot write to the results folder {folder} ({error.strerror}); set results=DIR to one that can be written"
+            f"cannot write to the results folder {folder} ({error.strerror}); set results=DIR to one that you can write"
         ) from error
 
 
@@ -316,8 +316,8 @@ def iter_records(*paths: str | Path) -> Iterator[Record]:
                     if line.endswith(b"\n"):
                         raise
                     warnings.warn(
-                        f"{path}, line {number}: the last line is torn (its writer was interrupted) and is passed over; "
-                        f"the next record written moves it to {path.name}.torn",
+                        f"{path}, line {number}: the last line is torn, for its writer was interrupted, and is passed "
+                        f"over; the next record written moves it to {path.name}.torn",
                         TornLine,
                         stacklevel=2,
                     )
@@ -387,7 +387,11 @@ def _mend(fd: int, path: Path) -> None:
     with _locked(torn) as aside:
         _write(aside, tail + b"\n")
     os.ftruncate(fd, start)
-    warnings.warn(f"{path}: the last line was torn (its writer was interrupted); it is kept in {torn.name}", TornLine, stacklevel=4)
+    warnings.warn(
+        f"{path}: the last line was torn, for its writer was interrupted; it is kept in {torn.name}",
+        TornLine,
+        stacklevel=3,
+    )
 
 
 def _tail(fd: int, block: int = 1 << 16) -> tuple[int, bytes]:
