@@ -1,0 +1,241 @@
+"""One cell: what identifies it, whether it can run, and running it.
+
+cell = describe(config)              # from a composed configuration, every default filled in
+identify(cell)                       # the id its record has, to find it where it exists already
+check([cell], config["model"])       # UsageError before any work, where it cannot run
+bench = Bench(cell, config["model"]) # a job's: one loaded model and one method
+bench.run(cell, config, say)         # task, time and memory, in passes of their own -> Record
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+
+from kvfrontier.methods import Dense, registry
+from kvfrontier.runners import environment, meter, models, tasks
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.guard import guarded
+from kvfrontier.runners.models import LoadedModel
+from kvfrontier.runners.record import (
+    Cell,
+    Environment,
+    Memory,
+    MethodInfo,
+    Quality,
+    Record,
+    Time,
+    canonical_json,
+    content_hash,
+    record_id,
+)
+from kvfrontier.runners.session import Session
+
+
+def describe(config: Mapping[str, Any]) -> Cell:
+    """What determines a record, from a composed configuration. Raises UsageError for what does not exist."""
+    models.resolve_dtype(config["dtype"])
+    for key, value, least in [
+        *((key, config[key], least) for key, least in (("context", 2), ("batch", 1), ("seed", 0))),
+        *((f"meter.{key}", value, int(key != "warmups")) for key, value in config["meter"].items()),
+        *((f"protocol.{key}", value, 1) for key, value in config["protocol"].items() if value is not None),
+    ]:
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
+    task = tasks.make(config["task"])
+    return Cell(
+        model=model_name(config["model"]),
+        dtype=config["dtype"],
+        device=str(models.resolve_device(config["device"])),
+        method=_method_parameters(config["method"]),
+        task={**task.parameters(), "version": task.version},
+        protocol={**config["protocol"], **config["meter"]},
+        context=config["context"],
+        batch=config["batch"],
+        seed=config["seed"],
+    )
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """The model's name, with what tells it from others of that name: `hf(path=org/name)`."""
+    told = ("name", "kind", "accept_terms")
+    settings = [f"{key}={value}" for key, value in config.items() if key not in told and value is not None]
+    if config["kind"] == "embedded" or not settings:
+        return str(config["name"])
+    if config["kind"] == "tiny":
+        return f"{config['name']}-{content_hash(dict(config))[:8]}"
+    return f"{config['name']}({', '.join(settings)})"
+
+
+def identify(cell: Cell) -> str:
+    """The id of the cell's record on this machine."""
+    here = _environment(cell.device)
+    return record_id(
+        cell, registry.get(cell.method["name"]).source_hash(), here.device_name, here.torch, here.transformers
+    )
+
+
+def method_label(cell: Cell) -> str:
+    """The method's short name, as `kivi2`."""
+    return registry.get(cell.method["name"]).label(_parameters(cell))
+
+
+def task_label(cell: Cell) -> str:
+    """The task's name, and when the method compresses where that is not the usual."""
+    compress_at = cell.task.get("compress_at", "context")
+    return cell.task["name"] if compress_at == "context" else f"{cell.task['name']} ({compress_at})"
+
+
+def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> None:
+    """Raise UsageError, with what to change, where a job cannot run its cells: before any cell of its sweep is run.
+
+    The model is loaded, and the method run on two tokens, in which it looks at every layer.
+    """
+    loaded = load(cells[0], model)
+    for cell in cells:
+        if cell.context > loaded.max_context:
+            raise UsageError(
+                f"context {cell.context} is longer than the {loaded.max_context} positions of {loaded.name}; lower it"
+            )
+        decode_tokens = cell.protocol["decode_tokens"]
+        if decode_tokens >= cell.context:
+            raise UsageError(
+                f"meter.decode_tokens={decode_tokens} leaves nothing of context {cell.context} to prefill; lower it"
+            )
+    try:
+        with Session(loaded.model, registry.build(cells[0].method)) as session:
+            session.prefill(torch.zeros(1, 2, dtype=torch.long, device=loaded.device))
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+
+
+def load(cell: Cell, model: Mapping[str, Any]) -> LoadedModel:
+    """The model, on its device; the last one is kept in the process."""
+    return _load(canonical_json({**model, "dtype": cell.dtype, "device": cell.device}))
+
+
+@lru_cache(maxsize=1)
+def _load(config: str) -> LoadedModel:
+    return models.load(json.loads(config))
+
+
+class Bench:
+    """One loaded model and one method, which all cells of a job share.
+
+    Time and memory do not depend on the task: they are measured once for each context, batch and protocol, and the
+    records of all tasks there carry the same blocks. They are measured on random tokens, the same for every method.
+    """
+
+    def __init__(self, cell: Cell, model: Mapping[str, Any]):
+        self.loaded = load(cell, model)
+        self.method = registry.build(cell.method)
+        self._measured: dict[str, tuple[Memory, Time]] = {}
+        self._fitted: list[int] = []
+
+    def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
+        """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
+        quality = _feasible(lambda: self._quality(cell, say))
+        memory, time = self._measure(cell, say)
+        entry = registry.get(cell.method["name"])
+        here = _environment(cell.device)
+        return Record(
+            id=identify(cell),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            cell=cell,
+            info=MethodInfo(
+                family=entry.family,
+                label=method_label(cell),
+                tags=entry.tags,
+                needs_training=self.method.needs_training,
+                simulated=self.method.simulated,
+                bounded=self.method.bounded,
+                query_sensitive=self.method.query_sensitive,
+                paper=entry.paper,
+            ),
+            method_hash=entry.source_hash(),
+            protocol_hash=content_hash(cell.protocol),
+            environment=here,
+            config=dict(config),
+            model_info={
+                "revision": self.loaded.revision,
+                "license": self.loaded.license,
+                "max_context": self.loaded.max_context,
+                "weights_bytes": self.loaded.weights_bytes,
+            },
+            quality=quality,
+            memory=memory,
+            time=time,
+        )
+
+    def _open(self) -> Session:
+        return Session(self.loaded.model, self.method)
+
+    def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
+        task = tasks.make({key: value for key, value in cell.task.items() if key != "version"})
+        return task.run(
+            self._open,
+            lambda: Session(self.loaded.model, Dense()),
+            self.loaded,
+            cell.context,
+            cell.seed,
+            chunk=cell.protocol["chunk"],
+            progress=say,
+        )
+
+    def _measure(self, cell: Cell, say: Callable[[str], None]) -> tuple[Memory, Time]:
+        key = canonical_json([cell.context, cell.batch, cell.protocol])
+        if key not in self._measured:
+            protocol = cell.protocol
+            new = protocol["decode_tokens"]
+            ids = self._random_ids(cell)
+            prompt, decode = ids[:, :-new], ids[:, -new:]
+            passes = {"chunk": protocol["chunk"], "weights": self.loaded.model}
+            counts = {"repetitions": protocol["repetitions"], "warmups": protocol["warmups"]}
+            say("time")
+            time = guarded(Time, lambda: meter.measure_time(self._open, prompt, decode, **passes, **counts))
+            say("memory")
+            memory = guarded(Memory, lambda: meter.measure_memory(self._open, prompt, decode, **passes))
+            if memory.status == "ok":
+                self._fitted.append(cell.context)
+            elif memory.status == "oom":
+                memory = memory.model_copy(update={"largest_fitting_context": max(self._fitted, default=None)})
+            self._measured[key] = memory, time
+        return self._measured[key]
+
+    def _random_ids(self, cell: Cell) -> torch.Tensor:
+        """[batch, context] token ids."""
+        vocabulary = self.loaded.model.config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(cell.seed)
+        return torch.randint(vocabulary, (cell.batch, cell.context), generator=generator).to(self.loaded.device)
+
+
+def _feasible(quality: Callable[[], Quality]) -> Quality:
+    """What a task cannot ask at this context is a result; what goes wrong in asking is a failure, and recorded."""
+    try:
+        return guarded(Quality, quality)
+    except UsageError as error:
+        return Quality(status="infeasible", reason=str(error))
+
+
+def _method_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's name and all its parameters, defaults filled in."""
+    try:
+        entry = registry.get(str(given.get("name")))
+        registry.build(given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return {"name": entry.name, **entry.parameters, **given}
+
+
+def _parameters(cell: Cell) -> dict[str, Any]:
+    return {key: value for key, value in cell.method.items() if key != "name"}
+
+
+@cache
+def _environment(device: str) -> Environment:
+    return environment.describe(device)

@@ -1,0 +1,159 @@
+"""The command `kvfrontier`: run, list, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import dedent
+
+from kvfrontier.runners.errors import UsageError
+
+DESCRIPTION = """\
+What long context costs, and what each way of paying less loses.
+
+  kvfrontier list                                        what there is to choose from
+  kvfrontier list methods snapkv                         one of it: parameters, paper, cost, flags
+  kvfrontier run method=window method.window=256 task=needle context=2048
+  kvfrontier run -m method=dense,window,kivi2 context=512,1024 task=needle,perplexity
+  kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
+  kvfrontier report results/ -o report                   tables, figures and a page from records
+"""
+EPILOG = "Exit code: 0 all done, 1 a job failed, 2 bad usage."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    # A bare completion request comes from the shell, which knows only the command's first word.
+    if args[:1] and args[0] in ("-sc", "--shell-completion"):
+        args.insert(0, "run")
+    try:
+        if args[:1] == ["run"]:
+            return _run(args[1:])
+        options = _parser().parse_args(args)
+        return options.serve(options)
+    except UsageError as error:
+        print(f"kvfrontier: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "kvfrontier: interrupted; what is recorded is kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("kvfrontier", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands.add_parser("run", help="run cells and sweeps; takes Hydra's command line (kvfrontier run --help)")
+
+    show = commands.add_parser(
+        "list",
+        help="what there is to choose from",
+        description=dedent("""\
+            Without arguments, all there is; with a kind, one table; with a name, all that is known of it.
+
+              kvfrontier list methods
+              kvfrontier list methods kivi
+              kvfrontier list tasks needle --json
+            """),
+        formatter_class=raw,
+    )
+    show.add_argument("kind", nargs="?", metavar="methods|models|tasks|devices")
+    show.add_argument("name", nargs="?", metavar="NAME")
+    show.add_argument("--json", action="store_true", help="JSON instead of a table")
+    show.set_defaults(serve=_list)
+
+    report = commands.add_parser(
+        "report",
+        help="tables, figures and a page from records",
+        description=dedent("""\
+            Writes leaderboard.md, leaderboard.csv, frontier.png and report.html from record files, or folders of them.
+
+              kvfrontier report results/ -o report
+              kvfrontier report a100/*.jsonl laptop/ -o both
+            """),
+        formatter_class=raw,
+    )
+    report.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a .jsonl file, or a folder that holds some"
+    )
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    report.add_argument("--json", action="store_true", help="print what was written as JSON")
+    report.set_defaults(serve=_report)
+    return parser
+
+
+def _run(args: list[str]) -> int:
+    """Hydra's command line, with our two flags taken out of it and its errors put into one sentence."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from kvfrontier.runners import compose, job
+    from kvfrontier.runners.sweep import CellsFailed
+
+    flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--json": "hydra.sweeper.json_output=true"}
+    args = [flags.get(arg, arg) for arg in args]
+    compose.register()
+    overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
+    command = hydra.main(version_base="1.3", config_path=f"pkg://{compose.CONFIGS}", config_name="config")(job.run)
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("COMP_LINE")
+    sys.argv = [before[0][0], *args]
+    # Hydra then raises its errors instead of printing them and leaving.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if before[2]:
+        # Hydra completes the words after the command's name; ours has two words.
+        os.environ["COMP_LINE"] = before[2].replace(" run ", " ", 1)
+    try:
+        command()
+    except CellsFailed as error:
+        print(f"kvfrontier: {error}", file=sys.stderr)
+        return 1
+    except (HydraException, OmegaConfBaseException) as error:
+        if before[1] == "1":
+            raise
+        raise compose.explain(error, overrides) from error
+    finally:
+        sys.argv = before[0]
+        for name, value in zip(("HYDRA_FULL_ERROR", "COMP_LINE"), before[1:], strict=True):
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from kvfrontier.runners import listing
+
+    listing.show(options.kind, options.name, options.json)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    import json
+
+    from kvfrontier.analysis.report import write_report
+    from kvfrontier.runners.record import check_writable, load_records
+
+    records = load_records(*options.paths)
+    if not records:
+        raise UsageError(
+            f"there are no records in {', '.join(map(str, options.paths))}; make some with: kvfrontier run"
+        )
+    written = write_report(records, check_writable(options.output))
+    print(json.dumps([str(path) for path in written]) if options.json else "\n".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What there is to choose from: `kvfrontier list`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvfrontier.runners.errors import UsageError, unknown
+from kvfrontier.runners.tables import show_table
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing to list. `rows` gives each its line, and `details` all that is known of one."""
+
+    columns: tuple[str, ...]
+    rows: Callable[[], dict[str, Mapping[str, Any]]]
+    details: Callable[[str], Mapping[str, Any]]
+
+
+def show(kind: str | None, name: str | None, as_json: bool) -> None:
+    """Print everything, one kind, or one thing of a kind. Raises UsageError for what does not exist."""
+    if kind is not None and kind not in KINDS:
+        raise unknown("list", kind, KINDS)
+    if kind is None:
+        listed = {k: KINDS[k].rows() for k in KINDS}
+        if as_json:
+            print(json.dumps({k: [{"name": n, **row} for n, row in rows.items()] for k, rows in listed.items()}))
+            return
+        for k, rows in listed.items():
+            _show_rows(k, rows)
+        print("All of one: kvfrontier list methods kivi")
+        return
+    rows = KINDS[kind].rows()
+    if name is None:
+        if as_json:
+            print(json.dumps([{"name": n, **row} for n, row in rows.items()]))
+        else:
+            _show_rows(kind, rows)
+        return
+    if name not in rows:
+        raise unknown(kind.removesuffix("s"), name, rows)
+    details = {"name": name, **KINDS[kind].details(name)}
+    if as_json:
+        print(json.dumps(details))
+    else:
+        show_table(None, ("", ""), [(key, _text(value)) for key, value in details.items() if value not in (None, "")])
+
+
+def _show_rows(kind: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    columns = KINDS[kind].columns
+    show_table(kind, ("name", *columns), [(n, *(_text(row[c]) for c in columns)) for n, row in rows.items()])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k}={_text(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    return (
+        {True: "yes", False: "no", None: "null"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
+
+
+FLAGS = (
+    "needs_training", "bounded", "query_sensitive", "chunk_invariant", "decode_equals_prefill", "differentiable",
+    "simulated", "shareable", "adopts", "knob",
+)  # fmt: skip
+
+
+def _methods() -> dict[str, Mapping[str, Any]]:
+    """The choices of configuration: those with a YAML, and registered methods that have none."""
+    from kvfrontier.methods import registry
+    from kvfrontier.runners import compose
+
+    rows = {}
+    for choice, parameters in compose.choices("method").items():
+        entry = registry.get(parameters["name"])
+        changed = {k: v for k, v in parameters.items() if k != "name" and entry.parameters.get(k) != v}
+        built = registry.build(parameters)
+        rows[choice] = {
+            "family": entry.family,
+            "summary": entry.summary + (f" ({_text(changed)})" if changed else ""),
+            "cost": entry.cost,
+            "flags": [f.replace("_", " ") for f in ("needs_training", "bounded", "simulated") if getattr(built, f)],
+        }
+    return rows
+
+
+def _method(choice: str) -> Mapping[str, Any]:
+    from inspect import getdoc
+
+    from kvfrontier.methods import registry
+    from kvfrontier.runners import compose
+
+    parameters = dict(compose.choices("method")[choice])
+    entry = registry.get(parameters["name"])
+    built = registry.build(parameters)
+    del parameters["name"]
+    return {
+        "registered as": entry.name,
+        "family": entry.family,
+        "description": getdoc(entry.factory) or "",
+        "parameters": parameters,
+        "paper": entry.paper,
+        "cost": entry.cost,
+        "tags": entry.tags,
+        "flags": {flag: getattr(built, flag) for flag in FLAGS},
+    }
+
+
+def _models() -> dict[str, Mapping[str, Any]]:
+    from kvfrontier.runners import compose
+
+    return {
+        choice: {"kind": parameters["kind"], "summary": compose.comment("model", choice)}
+        for choice, parameters in compose.choices("model").items()
+    }
+
+
+def _model(choice: str) -> Mapping[str, Any]:
+    from kvfrontier.runners import compose
+
+    parameters = dict(compose.choices("model")[choice])
+    del parameters["name"]
+    return {"summary": compose.comment("model", choice), "parameters": parameters}
+
+
+def _tasks() -> dict[str, Mapping[str, Any]]:
+    from kvfrontier.runners import compose, tasks
+
+    return {choice: tasks.describe(p["name"]) for choice, p in compose.choices("task").items()}
+
+
+def _task(choice: str) -> Mapping[str, Any]:
+    from kvfrontier.runners import compose, tasks
+
+    parameters = dict(compose.choices("task")[choice])
+    return {**tasks.describe(parameters.pop("name")), "parameters": parameters}
+
+
+def _devices() -> dict[str, Mapping[str, Any]]:
+    from kvfrontier.runners import environment
+
+    here: dict[str, Mapping[str, Any]] = {}
+    for device in environment.DEVICES:
+        try:
+            here[device] = {"available": True, "device": environment.device_name(environment.resolve_device(device))}
+        except UsageError as error:
+            here[device] = {"available": False, "device": str(error).partition(";")[0]}
+    return here
+
+
+KINDS: dict[str, Kind] = {
+    "methods": Kind(("family", "summary", "cost", "flags"), _methods, _method),
+    "models": Kind(("kind", "summary"), _models, _model),
+    "tasks": Kind(("primary", "summary"), _tasks, _task),
+    "devices": Kind(("available", "device"), _devices, lambda name: _devices()[name]),
+}

@@ -1,0 +1,151 @@
+"""Running a sweep: plan, check, launch what is missing, and say what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvfrontier.runners import cell as cells
+from kvfrontier.runners import progress
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.plan import Plan, plan
+from kvfrontier.runners.record import Record, check_writable, load_records
+from kvfrontier.runners.tables import show_table
+
+
+class CellsFailed(Exception):
+    """Every cell was tried, and some have no result; their records say why."""
+
+
+def run(
+    axes: Sequence[str],
+    *,
+    exclude: Iterable[Mapping[str, Any]],
+    results: Path,
+    search: Sequence[str],
+    launch: Callable[[list[list[str]]], Sequence[Any]],
+    in_process: bool,
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    """Run what is missing of a sweep.
+
+    axes         Hydra's overrides; those with several values are the axes
+    exclude      cells to leave out (runners/plan.py)
+    results      folder of the records, searched for those that exist
+    search       where else to look for YAMLs
+    launch       starts jobs, each given by its overrides, and returns Hydra's JobReturns
+    in_process   the jobs run in this process one after the other, and can move a progress bar
+
+    Raises UsageError before any work is done, and CellsFailed at the end where a cell failed.
+    """
+    planned = plan(axes, exclude, results, search)
+    if dry_run:
+        _show_plan(planned, json_output)
+        return
+    check_writable(results)
+    jobs = planned.jobs
+    for job in jobs:
+        cells.check([c.cell for c in job.cells], job.cells[0].composed.config["model"])
+    crashed: list[str] = []
+    if jobs:
+        with progress.cells(sum(c.cell.context for job in jobs for c in job.cells), shown=in_process):
+            for returned in launch([job.overrides(planned.fixed) for job in jobs]):
+                try:
+                    returned.return_value  # noqa: B018  Hydra raises here what the job raised
+                except UsageError:
+                    raise
+                except Exception as error:  # noqa: BLE001  whatever it was, the other jobs have run
+                    crashed.append(f"{' '.join(returned.overrides or [])}: {type(error).__name__}: {error}")
+    there = {r.id: r for r in load_records(results)}
+    _show_results(planned, there, json_output)
+    failed = [c for c in planned.cells if c.id not in there or there[c.id].status == "failed"]
+    if failed or crashed:
+        raise CellsFailed(
+            "\n".join(
+                [
+                    f"{len(failed)} of {len(planned.cells)} cells failed; run the same command to try them again",
+                    *crashed,
+                ]
+            )
+        )
+
+
+def _show_plan(planned: Plan, json_output: bool) -> None:
+    """Which jobs would run, with which cells, and which records exist."""
+    if json_output:
+        rows = [
+            {"id": c.id, "state": "to run" if c.to_run else "recorded", "status": c.record.status if c.record else None}
+            | c.cell.model_dump()
+            for c in planned.cells
+        ]
+        print(json.dumps({"jobs": len(planned.jobs), "cells": rows}))
+        return
+    rows = []
+    for members in planned.grouped(planned.cells):
+        first = members[0].cell
+        to_run = sum(c.to_run for c in members)
+        contexts, tasks = (c.cell.context for c in members), (cells.task_label(c.cell) for c in members)
+        counts = str(to_run), str(len(members) - to_run)
+        rows.append((first.model, cells.method_label(first), _listed(contexts), _listed(tasks), *counts))
+    columns = ("model", "method", "contexts", "tasks", "to run", "recorded")
+    show_table(f"{len(planned.jobs)} jobs to run", columns, rows, numbers=("to run", "recorded"))
+    total = sum(c.to_run for c in planned.cells)
+    print(f"{total} of {len(planned.cells)} cells to run, {len(planned.cells) - total} recorded")
+
+
+def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool) -> None:
+    found = [(c, there.get(c.id)) for c in planned.cells]
+    ran = sum(c.to_run for c in planned.cells)
+    failed = sum(r is None or r.status == "failed" for _, r in found)
+    if json_output:
+        rows = [
+            {"id": c.id, "ran": c.to_run, "status": r.status if r else "failed", "reason": _reason(r)}
+            | c.cell.model_dump()
+            | {"scores": {k: s.value for k, s in r.quality.scores.items()} if r else {}}
+            for c, r in found
+        ]
+        print(json.dumps({"ran": ran, "recorded": len(found) - ran, "failed": failed, "cells": rows}))
+        return
+    rows = [
+        (cells.method_label(c.cell), cells.task_label(c.cell), str(c.cell.context), *_figures(r), _status(r))
+        for c, r in found
+    ]
+    columns = ("method", "task", "context", "score", "state", "share", "TTFT", "decode", "status")
+    show_table(None, columns, rows, numbers=columns[2:-1])
+    print(f"{ran} cells run, {len(found) - ran} were recorded before, {failed} failed; see: kvfrontier report")
+
+
+def _figures(record: Record | None) -> list[str]:
+    """Score, live state, share of dense at 16 bits, seconds to the first token, decoded tokens a second."""
+    if record is None:
+        return [""] * 5
+    score = record.quality.scores.get(record.quality.primary)
+    memory, time = record.memory, record.time
+    return [
+        f"{score.value:.3g}" if score else "",
+        f"{(memory.live_payload + (memory.live_slack or 0)) / 2**20:.2f} MiB"
+        if memory.live_payload is not None
+        else "",
+        f"{memory.share16:.1%}" if memory.share16 is not None else "",
+        f"{time.prefill.median:.2f} s" if time.prefill else "",
+        f"{time.decode_tokens_per_second:.1f}/s" if time.decode_tokens_per_second else "",
+    ]
+
+
+def _status(record: Record | None) -> str:
+    if record is None:
+        return "no record: its job died"
+    return record.status if record.status == "ok" else f"{record.status}: {_reason(record)}"
+
+
+def _reason(record: Record | None) -> str:
+    """The first line of what went wrong."""
+    blocks = (record.quality, record.memory, record.time) if record else ()
+    return next((b.reason.split("\n")[0] for b in blocks if b.status != "ok" and b.reason), "")
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(str(v) for v in dict.fromkeys(values))

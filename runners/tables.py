@@ -1,0 +1,23 @@
+"""Tables for a person to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show_table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[str] = ()
+) -> None:
+    """Print a table; the columns named in `numbers` are aligned right."""
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # Where nobody looks, a table is wide enough that nothing is cut.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
