@@ -89,7 +89,8 @@ def digest(path: Path) -> str:
     # Change times tick every few milliseconds: the key says which file, the content which state of it.
     state = [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     memo = cache_dir() / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
-    known = read_json(memo)
+    with _says_where_the_cache_is():
+        known = read_json(memo)
     if known.get("state") == state:
         return known["sha256"]
     value = sha256_of(path)
@@ -113,7 +114,7 @@ def _says_where_the_cache_is() -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"cannot write the cache {cache_dir()} ({error.strerror}); set KVFRONTIER_CACHE to a folder of yours"
+            f"cannot use the cache {cache_dir()} ({error.strerror}); set KVFRONTIER_CACHE to a folder of yours"
         ) from error
 
 

@@ -3,7 +3,7 @@
 embedded.py    models that Python packages bring, converted once (smollm2-135m, gemma3-270m)
 pretrained.py  a folder, or a model on the Hugging Face hub (hf)
 tiny.py        random weights, for tests (tiny)
-loaded.py      what all of them give, and how device and dtype are chosen
+loaded.py      what all of them give, and the dtypes it may have
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from kvfrontier.runners.cache import cache_dir
+from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.models.embedded import Embedded
-from kvfrontier.runners.models.loaded import LoadedModel, resolve_device, resolve_dtype
+from kvfrontier.runners.models.loaded import LoadedModel, resolve_dtype
 from kvfrontier.runners.models.pretrained import Pretrained
 from kvfrontier.runners.models.tiny import Tiny
 

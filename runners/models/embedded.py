@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 
 from kvfrontier.runners.cache import cache_dir, digest, locked, read_json, sha256_of, whole_folder
+from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
-from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, resolve_device, resolve_dtype
+from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, resolve_dtype
 from kvfrontier.runners.models.pretrained import load_folder
 from kvfrontier.runners.packages import Package, fetch
 from kvfrontier.runners.progress import working

@@ -1,4 +1,4 @@
-"""A model that is ready to run, and how its device and dtype are chosen."""
+"""A model that is ready to run, and the dtypes it may have."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kvfrontier.runners.errors import UsageError, unknown
+from kvfrontier.runners.errors import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 #: What a model without absolute or rotary positions can take: as much as there is memory for.
 _UNBOUNDED = 1 << 30
@@ -45,14 +44,9 @@ class LoadedModel:
         return self.model.dtype
 
 
-def ready(
-    model: nn.Module, tokenizer: Any, *, device: torch.device, name: str, revision: str, license_name: str
-) -> LoadedModel:
-    """Move the model to its device, freeze it, and read off the rest."""
-    try:
-        model.to(device)
-    except torch.OutOfMemoryError as error:
-        raise UsageError(f"{name} does not fit on {device}; set device=cpu or a smaller dtype") from error
+def ready(model: nn.Module, tokenizer: Any, *, device: str, name: str, revision: str, license_name: str) -> LoadedModel:
+    """Move the model to its device, freeze it, and read off the rest. torch.OutOfMemoryError where it does not fit."""
+    model.to(device)
     model.eval().requires_grad_(False)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return LoadedModel(
@@ -71,25 +65,6 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
     return DTYPES[name]
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of this name (auto, cpu, cuda, cuda:N, mps); auto is the first there is of cuda, mps and cpu.
-
-    Raises UsageError for a device that this machine, or this build of torch, lacks.
-    """
-    kind, _, index = name.partition(":")
-    if kind not in DEVICES or (index and not (kind == "cuda" and index.isdigit())):
-        raise unknown("device", name, DEVICES)
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name}: torch {torch.__version__} finds no CUDA device; set device=auto or cpu")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"device={name}: torch {torch.__version__} finds no Metal device; set device=auto or cpu")
-    if index and int(index) >= torch.cuda.device_count():
-        raise UsageError(f"device={name}: there are {torch.cuda.device_count()} CUDA devices; count from cuda:0")
-    return torch.device(f"{kind}:{index}" if index else kind)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from kvfrontier.runners.cache import digest
+from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, ready, resolve_device, resolve_dtype
+from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, ready, resolve_dtype
 from kvfrontier.runners.progress import working
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -49,7 +51,7 @@ def load_folder(
     folder: Path,
     *,
     dtype: torch.dtype,
-    device: torch.device,
+    device: str,
     name: str,
     revision: str | None = None,
     license_name: str | None = None,
@@ -66,12 +68,17 @@ def load_folder(
             # Never code that a folder brings: transformers would ask on the terminal.
             options = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise UsageError(
             f"{folder} holds no causal language model that transformers can load: {reason[0] if reason else error!r}"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers in their place.
+        raise UsageError(f"{folder} lacks {len(missing)} weights of {name} (first {missing[0]}); download it in full")
     return ready(
         model,
         tokenizer,

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.models.loaded import LoadedModel, ready, resolve_device, resolve_dtype
+from kvfrontier.runners.models.loaded import LoadedModel, ready, resolve_dtype
 
 
 @dataclass(frozen=True)
