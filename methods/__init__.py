@@ -1,10 +1,10 @@
 """What an attention method is. contract.py says it; the rooms hold the methods.
 
-    attend/      softmax attention over q, k, v: one function a backend
-    cached.py    selection x store x memory x positions: the method that composes (axes.py)
-    baselines/   dense, recompute
-    recurrent/   methods whose past is a matrix
-    registry.py  names
+attend/      softmax attention over q, k, v: one function a backend
+cached.py    selection x store x memory x positions: the method that composes (axes.py)
+baselines/   dense, recompute
+recurrent/   methods whose past is a matrix
+registry.py  names
 """
 
 from kvfrontier.methods.baselines.dense import Dense

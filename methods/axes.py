@@ -248,4 +248,5 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 def arange(begin: int, end: int, like: Tensor) -> Tensor:
+    """begin, ..., end - 1, on the device of `like`."""
     return torch.arange(begin, end, device=like.device)

@@ -56,7 +56,8 @@ class Cached(Method):
             )
         if self.memory.join and self.selection.when == "never":
             raise ValueError(
-                f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; choose another selection"
+                f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; "
+                "choose another selection"
             )
         if self.memory.wants_unrotated and not self.positions.unrotated:
             raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
@@ -205,7 +206,9 @@ class Cached(Method):
         k, v = self.store.read(state.store, 0, n)
         keys = self.positions.keys(k, self.memory.slots(), layer)
         # One stable order, so that what stays and what goes are a partition.
-        order = self.selection.scores(state.selection, keys, v, layer).sort(dim=-1, descending=True, stable=True).indices
+        order = (
+            self.selection.scores(state.selection, keys, v, layer).sort(dim=-1, descending=True, stable=True).indices
+        )
         if self.memory.join:
             gone = order[..., m:].sort(-1).values
             self.memory.absorb(state.memory, gather(k, gone), gather(v, gone))

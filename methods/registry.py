@@ -72,7 +72,9 @@ class Entry:
                 raise ValueError(f"method {self.name!r} has no parameter {key!r}" + nearest(key, self.parameters))
             if not _fits(value, types[key]):
                 wanted = getattr(types[key], "__name__", str(types[key]))
-                raise ValueError(f"method.{key}={value!r} is not of type {wanted}, which method {self.name!r} takes there")
+                raise ValueError(
+                    f"method.{key}={value!r} is not of type {wanted}, which method {self.name!r} takes there"
+                )
         return self.factory(**params)
 
     def source_hash(self) -> str:
@@ -97,7 +99,9 @@ def register(
             raise ValueError(f"method {name!r}: give {', '.join(bare)} a default, so that it can be run by name alone")
         there = _entries.get(name)
         if there and there.factory.__module__ != factory.__module__:
-            raise ValueError(f"method {name!r} is registered twice, by {there.factory.__module__} and {factory.__module__}")
+            raise ValueError(
+                f"method {name!r} is registered twice, by {there.factory.__module__} and {factory.__module__}"
+            )
         _entries[name] = Entry(name, factory, family, paper, cost, tags, label or name)
         return factory
 

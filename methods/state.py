@@ -148,7 +148,10 @@ def leaves(state: Any, path: str = "state", host: bool = False) -> Iterator[tupl
     elif dataclasses.is_dataclass(state) and isinstance(state, State):
         undeclared = set(vars(state)) - {f.name for f in dataclasses.fields(state)}
         if undeclared:
-            raise TypeError(f"{path} has attributes that are not fields: {sorted(undeclared)}; declare them in {type(state).__name__}")
+            raise TypeError(
+                f"{path} has attributes that are not fields: {sorted(undeclared)}; "
+                f"declare them in {type(state).__name__}"
+            )
         for f in dataclasses.fields(state):
             yield from leaves(getattr(state, f.name), f"{path}.{f.name}", host)
     elif isinstance(state, (list, tuple)):

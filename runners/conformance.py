@@ -91,6 +91,7 @@ def outputs(method: Method, ids: Tensor, chunk: int | None = None, prompt: int =
 
 
 def difference(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference."""
     return (a.float() - b.float()).abs().max().item()
 
 
@@ -124,19 +125,24 @@ def live_bytes_equal_analytic_bytes(method: Method) -> None:
 
 @check
 def bounded_state_stops_growing(method: Method) -> None:
+    """Where declared, the state is as large after a million tokens as after some thousands; else it grows."""
     layer = Layer(0, 1, 4, 2, 32, 32, 1.0)
-    sizes = [method.footprint(layer, 1, n, new).held.live for n, new in ((4096, 0), (4096, 4096), (65536, 0))]
-    flat = max(sizes) <= min(sizes) or method.footprint(layer, 1, 10**6, 0).held.live <= method.footprint(layer, 1, 8191, 0).held.live
-    grows = method.footprint(layer, 1, 4096, 4096).held.live > method.footprint(layer, 1, 4096, 0).held.live
-    grows |= method.sequence_footprint(1, 8192).held.live > method.sequence_footprint(1, 4096).held.live
+
+    def held(prompt: int, new: int = 0) -> int:
+        of_layer, of_sequence = method.footprint(layer, 1, prompt, new), method.sequence_footprint(1, prompt, new)
+        return (of_layer + of_sequence).held.live
+
     if method.bounded:
-        assert flat, f"declared bounded, and holds {sizes} bytes"
+        # A segment's fill varies: the largest of a stretch is what does not grow.
+        early, late = (max(held(n + i) for i in range(0, 2048, 31)) for n in (8192, 10**6))
+        assert late <= early, f"declared bounded, and grows from {early} to {late} bytes"
     else:
-        assert grows, "declared growing, and does not grow"
+        assert held(4096, 4096) > held(4096), "declared growing, and does not grow while decoding"
 
 
 @check
 def chunks_do_not_matter(method: Method) -> None:
+    """One shot, chunks of 37 and of 64, and token by token give the same logits."""
     ids = tokens(1, PROMPT + NEW)
     whole = outputs(method, ids)
     for chunk in (1, 37, 64):
@@ -163,6 +169,7 @@ def decoding_in_steps_equals_decoding_one_by_one(method: Method) -> None:
 
 @check
 def decode_equals_prefill(method: Method) -> None:
+    """Decoding tokens one by one gives what a prefill of the same tokens gives."""
     ids = tokens(1, PROMPT + NEW)
     decoded, prefilled = outputs(method, ids)[:, -1], outputs(method, ids, prompt=PROMPT + NEW)[:, -1]
     if method.decode_equals_prefill:
@@ -192,21 +199,19 @@ def gradients_reach_queries_keys_and_values(method: Method) -> None:
         return out[1] if state is not None else torch.cat(out, 2)
 
     if not method.differentiable:
+        refusal = ""
         try:
             forward()
         except ValueError as error:
-            assert "gradient" in str(error), f"refused for another reason: {error}"
-            return
-        raise AssertionError("declared not differentiable, and sealing under a gradient does not refuse")
-    out = forward()
-    out.square().sum().backward()
-    for name, tensor in zip(("q", "k", "v"), then, strict=True):
-        assert tensor.grad is not None and tensor.grad.isfinite().all(), f"the gradient of {name} is missing or not finite"
-    needed = [] if getattr(method, "forgets_all", False) else [("k", first[1]), ("v", first[2])]
-    for name, tensor in needed:
-        assert tensor.grad is not None, f"no gradient reaches {name} of the prompt through the state"
-        assert tensor.grad.isfinite().all(), f"the gradient of the prompt's {name} is not finite"
-        assert tensor.grad.abs().max() > 0, f"the gradient of the prompt's {name} is zero"
+            refusal = str(error)
+        assert "gradient" in refusal, f"declared not differentiable; sealing under a gradient says {refusal!r}"
+        return
+    forward().square().sum().backward()
+    for name, tensor in zip(("q", "k", "v", "the prompt's k", "the prompt's v"), (*then, *first[1:]), strict=True):
+        grad = tensor.grad
+        assert grad is not None, f"no gradient reaches {name}"
+        assert grad.isfinite().all(), f"the gradient of {name} is not finite"
+        assert grad.abs().max() > 0, f"the gradient of {name} is zero"
 
 
 class _Unrotated:
@@ -220,6 +225,7 @@ class _Unrotated:
 
 @check
 def lossless_settings_equal_dense(method: Method) -> None:
+    """With settings under which nothing is lost, it is dense attention."""
     lossless = method.lossless(PROMPT + NEW)
     if lossless is None:
         return
@@ -231,6 +237,7 @@ def lossless_settings_equal_dense(method: Method) -> None:
 
 @check
 def a_fork_does_not_disturb_its_parent(method: Method) -> None:
+    """A child decodes other tokens; the parent goes on as if it were alone."""
     ids = tokens(1, PROMPT + NEW)
     expected = outputs(method, ids)
     with torch.no_grad(), Session(tiny(), method) as parent:
@@ -247,6 +254,7 @@ def a_fork_does_not_disturb_its_parent(method: Method) -> None:
 
 @check
 def a_batch_equals_its_rows(method: Method) -> None:
+    """Two rows together give what each gives alone."""
     ids = tokens(2, PROMPT + NEW)
     both = outputs(method, ids, 64)
     for row in range(2):
@@ -255,6 +263,7 @@ def a_batch_equals_its_rows(method: Method) -> None:
 
 @check
 def padded_rows_equal_each_row_alone(method: Method) -> None:
+    """A left-padded row gives what it gives without its padding."""
     ids, pads = tokens(2, PROMPT + NEW), (0, 29)
     mask = torch.ones(2, PROMPT, dtype=torch.long)
     mask[1, : pads[1]] = 0
@@ -266,6 +275,7 @@ def padded_rows_equal_each_row_alone(method: Method) -> None:
 
 @check
 def a_snapshot_restores(method: Method) -> None:
+    """Saved to a file and read back, the state decodes bit by bit the same."""
     ids = tokens(1, PROMPT + NEW)
     with torch.no_grad(), Session(tiny(), method) as session:
         session.prefill(ids[:, :PROMPT])
@@ -280,6 +290,7 @@ def a_snapshot_restores(method: Method) -> None:
 
 @check
 def it_runs_in_bfloat16(method: Method) -> None:
+    """Sizes hold, the output has the input's type, and is as near to float32 as eight bits allow."""
     ids = tokens(1, PROMPT + 3)
     with torch.no_grad(), Session(tiny(torch.bfloat16), method) as session:
         logits = session.prefill(ids[:, :PROMPT], chunk=64)
@@ -298,7 +309,9 @@ def it_runs_in_bfloat16(method: Method) -> None:
         found.append(method.attend(*x, state, at, step))
         assert found[-1].dtype == dtype, f"the output is {found[-1].dtype} for {dtype}"
     # bfloat16 keeps 8 bits.
-    _expect_close(found[1], found[0], "bfloat16 against float32 on the same numbers", 2**-6 * found[0].abs().max().item())
+    _expect_close(
+        found[1], found[0], "bfloat16 against float32 on the same numbers", 2**-6 * found[0].abs().max().item()
+    )
 
 
 @check
@@ -317,6 +330,7 @@ def it_runs_on_fake_tensors(method: Method) -> None:
 
 @check
 def it_stays_finite_at_extreme_values(method: Method) -> None:
+    """Values of zero, of 1e-30 and of a million give finite outputs."""
     layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
     for size in (0.0, 1e-30, 1e4, 1e6):
         state, start = method.init_state(layer, 1), 0
@@ -333,6 +347,7 @@ def it_stays_finite_at_extreme_values(method: Method) -> None:
 
 @check
 def sealing_twice_changes_nothing(method: Method) -> None:
+    """`seal` is idempotent."""
     ids = tokens(1, PROMPT + 1)
     expected = outputs(method, ids)
     with torch.no_grad(), Session(tiny(), method) as session:
@@ -347,7 +362,7 @@ def sealing_twice_changes_nothing(method: Method) -> None:
 @check
 def hyper_parameters_are_all_it_holds(method: Method) -> None:
     """A method is frozen; what it learns or remembers is elsewhere."""
-    assert dataclasses.is_dataclass(method) and getattr(type(method), "__dataclass_params__").frozen, "not a frozen dataclass"
+    assert dataclasses.is_dataclass(method) and type(method).__dataclass_params__.frozen, "not a frozen dataclass"
     assert hash(method) == hash(dataclasses.replace(method)), "equal hyper-parameters must be equal methods"
     hidden = set(vars(method)) - {f.name for f in dataclasses.fields(method)}
     assert not hidden, f"it carries {sorted(hidden)} beside its hyper-parameters"

@@ -77,4 +77,5 @@ def add_sink_logits(part: Part, sinks: Tensor) -> Part:
 
 
 def refuse(backend: str, reason: str, instead: str = "auto or eager") -> ValueError:
+    """The error of a backend that was asked for and cannot serve."""
     return ValueError(f"backend {backend!r} cannot serve this layer: {reason}; ask for {instead}")

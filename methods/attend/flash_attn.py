@@ -11,8 +11,11 @@ from kvfrontier.methods.attend import refuse
 
 
 def check() -> None:
+    """Raise ValueError where the package is not installed."""
     if importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("backend 'flash_attn' needs a package that is not installed: pip install 'kvfrontier[flash_attn]'")
+        raise ValueError(
+            "backend 'flash_attn' needs a package that is not installed: pip install 'kvfrontier[flash_attn]'"
+        )
 
 
 def attend(

@@ -10,6 +10,7 @@ from kvfrontier.methods.attend import refuse
 
 
 def check() -> None:
+    """Raise ValueError where the package is not installed."""
     if importlib.util.find_spec("xformers") is None:
         raise ValueError("backend 'xformers' needs a package that is not installed: pip install 'kvfrontier[xformers]'")
 

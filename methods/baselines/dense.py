@@ -6,8 +6,13 @@ from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.registry import register
 
 
-@register("dense", family="baseline", cost="2 Hkv d T elements", paper="Vaswani et al. 2017, arXiv:1706.03762, equation 1",
-          tags=("growing", "internal", "exact", "per layer"))  # fmt: skip
+@register(
+    "dense",
+    family="baseline",
+    paper="Vaswani et al. 2017, arXiv:1706.03762, equation 1",
+    cost="2 Hkv d T elements",
+    tags=("growing", "internal", "exact", "per layer"),
+)
 def Dense(backend: str = "auto") -> Cached:
     """The full key-value cache.
 

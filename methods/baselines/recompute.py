@@ -27,8 +27,12 @@ class Tokens(State):
     ids: Buf
 
 
-@register("recompute", family="baseline", cost="the token ids: 8 T bytes, for all layers together",
-          tags=("growing", "external", "exact", "per sequence"))  # fmt: skip
+@register(
+    "recompute",
+    family="baseline",
+    cost="the token ids: 8 T bytes, for all layers together",
+    tags=("growing", "external", "exact", "per sequence"),
+)
 @dataclass(frozen=True)
 class Recompute(Method):
     """No cache: every call runs the whole text again."""

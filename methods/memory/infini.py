@@ -44,7 +44,7 @@ class SegmentSelection(Selection):
         return self.segment - n % self.segment
 
     def left(self, S: int, T: int) -> tuple[int, int]:
-        return 0, S + T if S + T == self.segment else 0
+        return 0, S + T if self.segment == S + T else 0
 
     def slots(self, prompt: int, new: int, sealed: bool, layer: Layer) -> int:
         return (prompt + new) % self.segment
@@ -88,8 +88,13 @@ class InfiniMemory(Memory):
         return Matrix.footprint(layer, batch, layer.d)
 
 
-@register("infini", family="memory", paper="Munkhdalai et al. 2024, arXiv:2404.07143, equations 4-10", tags=("fixed", "internal", "lossy", "per head"),
-          cost="2 Hkv d (T mod segment) elements and Hkv (d^2 + d) in fp32")  # fmt: skip
+@register(
+    "infini",
+    family="memory",
+    paper="Munkhdalai et al. 2024, arXiv:2404.07143, equations 4-10",
+    cost="2 Hkv d (T mod segment) elements, and Hkv (d^2 + d) in fp32",
+    tags=("fixed", "internal", "lossy", "per head"),
+)
 def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
     """Infini-attention: local attention in a segment, and a compressive matrix of what came before.
 

@@ -81,8 +81,13 @@ class MovingAverageMemory(Memory):
         return Footprint.of(batch * one, read=one)
 
 
-@register("moving_average", family="memory", paper="Xiao & Zhu 2025, arXiv:2501.09223, chapter 2",
-          cost="2 Hkv d min(T, w) elements and one pair of 2 Hkv d in fp32", tags=("fixed", "internal", "lossy", "per layer"))  # fmt: skip
+@register(
+    "moving_average",
+    family="memory",
+    paper="Xiao & Zhu 2025, arXiv:2501.09223, chapter 2",
+    cost="2 Hkv d min(T, w) elements, and one pair of 2 Hkv d in fp32",
+    tags=("fixed", "internal", "lossy", "per layer"),
+)
 def MovingAverage(window: int = 256, slot_mass: Literal["one", "count"] = "one") -> Cached:
     """A window, and one more slot with the running mean of all that left it.
 

@@ -23,8 +23,13 @@ from kvfrontier.methods.registry import register
 BLOCK = 128
 
 
-@register("linear", family="recurrent", paper="Katharopoulos et al. 2020, arXiv:2006.16236, equations 18-20",
-          cost="Hkv (d^2 + d) in fp32, whatever T", tags=("fixed", "internal", "lossy", "per head"))  # fmt: skip
+@register(
+    "linear",
+    family="recurrent",
+    paper="Katharopoulos et al. 2020, arXiv:2006.16236, equations 18-20",
+    cost="Hkv (d^2 + d) in fp32, whatever T",
+    tags=("fixed", "internal", "lossy", "per head"),
+)
 @dataclass(frozen=True)
 class Linear(Method):
     """Linear attention with phi = elu + 1: one matrix a head, of constant size."""

@@ -81,8 +81,13 @@ class SnapKVSelection(Selection):
         return replace(self, tokens=max(n, self.window))
 
 
-@register("snapkv", family="selection", paper="Li et al. 2024, arXiv:2404.14469, algorithm 1", tags=("growing", "internal", "lossy", "per head"),
-          cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T, and Hq d w of queries")  # fmt: skip
+@register(
+    "snapkv",
+    family="selection",
+    paper="Li et al. 2024, arXiv:2404.14469, algorithm 1",
+    cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T, and Hq d w of queries",
+    tags=("growing", "internal", "lossy", "per head"),
+)
 def SnapKV(budget: int = 256, window: int = 32, kernel: int = 7) -> Cached:
     """SnapKV: at the end of the prompt keep the tokens that its last queries attend to.
 

@@ -31,14 +31,16 @@ class WindowSelection(Selection):
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.sinks < 0:
-            raise ValueError(f"window {self.window} and sinks {self.sinks} are numbers of tokens and cannot be negative")
+            raise ValueError(
+                f"window {self.window} and sinks {self.sinks} are numbers of tokens and cannot be negative"
+            )
 
     def room(self, n: int) -> int:
         # The sinks are the first tokens of the text: up to there attention is plain, after it they are seen by all.
         return self.sinks - n if n < self.sinks else ENDLESS
 
     def spans(self, S: int, T: int) -> list[Span]:
-        if S < self.sinks:
+        if self.sinks > S:
             return [Span(0, S + T)]
         sinks = [Span(0, self.sinks, last=False, capped=True)] if self.sinks else []
         return sinks + ([Span(self.sinks, S + T, window=self.window)] if self.window else [])
@@ -56,7 +58,12 @@ class WindowSelection(Selection):
         return replace(self, window=n)
 
 
-@register("window", family="selection", cost="2 Hkv d min(T, w) elements", tags=("fixed", "internal", "lossy", "per layer"))
+@register(
+    "window",
+    family="selection",
+    cost="2 Hkv d min(T, w) elements",
+    tags=("fixed", "internal", "lossy", "per layer"),
+)
 def Window(window: int = 256) -> Cached:
     """Sliding window: the last `window` tokens, at their own positions."""
     if window < 1:
@@ -64,9 +71,19 @@ def Window(window: int = 256) -> Cached:
     return Cached(WindowSelection(window))
 
 
-@register("sinks", family="selection", paper="Xiao et al. 2023, arXiv:2309.17453, section 3.2", label="sinks",
-          cost="2 Hkv d min(T, s + w) elements", tags=("fixed", "internal", "lossy", "per layer"))  # fmt: skip
-def Sinks(window: int = 252, sinks: int = 4, positions: Literal["in_cache", "original"] = "in_cache", budget: int | None = None) -> Cached:
+@register(
+    "sinks",
+    family="selection",
+    paper="Xiao et al. 2023, arXiv:2309.17453, section 3.2",
+    cost="2 Hkv d min(T, s + w) elements",
+    tags=("fixed", "internal", "lossy", "per layer"),
+)
+def Sinks(
+    window: int = 252,
+    sinks: int = 4,
+    positions: Literal["in_cache", "original"] = "in_cache",
+    budget: int | None = None,
+) -> Cached:
     """StreamingLLM: the first `sinks` tokens and a window; positions are those in the cache.
 
     window and sinks in tokens. `positions="original"` keeps the text's own. `budget`, where given, is the two together:
@@ -74,8 +91,12 @@ def Sinks(window: int = 252, sinks: int = 4, positions: Literal["in_cache", "ori
     """
     if budget is not None:
         if budget <= sinks:
-            raise ValueError(f"budget {budget} leaves no token beside {sinks} sinks; raise method.budget or lower method.sinks")
+            raise ValueError(
+                f"budget {budget} leaves no token beside {sinks} sinks; raise method.budget or lower method.sinks"
+            )
         window = budget - sinks
     if window < 1:
         raise ValueError(f"window {window} holds no token; set method.window to at least 1")
-    return Cached(WindowSelection(window, sinks), positions=InCachePositions() if positions == "in_cache" else Positions())
+    return Cached(
+        WindowSelection(window, sinks), positions=InCachePositions() if positions == "in_cache" else Positions()
+    )

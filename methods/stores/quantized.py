@@ -111,8 +111,8 @@ class QuantizedStore(Store):
             raise ValueError(f"group size {self.group} must be at least 1")
         if self.residual < self.group or self.residual % self.group:
             raise ValueError(
-                f"residual {self.residual} is not a positive multiple of the group size {self.group}: keys are packed a "
-                "residual at a time, in whole groups; change method.residual or method.group"
+                f"residual {self.residual} is not a positive multiple of the group size {self.group}: keys are packed "
+                "a residual at a time, in whole groups; change method.residual or method.group"
             )
 
     def validate(self, layer: Layer) -> None:
@@ -193,9 +193,7 @@ class QuantizedStore(Store):
             return parts
         return [self._as_if_one_by_one(merge(parts), state, q, span, keys_at, layer)]
 
-    def _as_if_one_by_one(
-        self, part: Part, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer
-    ) -> Part:
+    def _as_if_one_by_one(self, part: Part, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer) -> Part:
         """Query t of a call must see packed values up to `residual` tokens before it, as it would alone; the call has
         seen those that leave the residual meanwhile in full. Add their weights times the rounding error."""
         o, lse = part
@@ -275,9 +273,15 @@ class QuantizedStore(Store):
         return replace(self, residual=(n // self.group + 1) * self.group)
 
 
-@register("kivi", family="store", paper="Liu et al. 2024, arXiv:2402.02750, algorithm 1", label="kivi{bits}",
-          cost="per head: K (T-r)(bits/8 d + 4d/G) + r d e with r = T mod R; V (T-s)(bits/8 d + 4d/G) + s d e with s = min(T, R); e bytes an element",
-          tags=("growing", "internal", "lossy", "per layer"))  # fmt: skip
+@register(
+    "kivi",
+    family="store",
+    paper="Liu et al. 2024, arXiv:2402.02750, algorithm 1",
+    label="kivi{bits}",
+    cost="per head: K (T-r)(b/8 d + 4d/G) + r d e, r = T mod R; V (T-s)(b/8 d + 4d/G) + s d e, s = min(T, R); "
+    "b bits, e bytes an element; until seal 2 Hkv d T elements",
+    tags=("growing", "internal", "lossy", "per layer"),
+)
 def Kivi(bits: int = 2, group: int = 32, residual: int = 128) -> Cached:
     """Quantized cache: keys per channel, values per token, the newest tokens in full (KIVI).
 

@@ -26,7 +26,9 @@ def band(T: int, S: int, window: int | None) -> torch.Tensor:
     return (s <= t) & (True if window is None else s > t - window)
 
 
-@pytest.mark.parametrize(("T", "S", "window"), [(1, 1, None), (5, 5, None), (5, 40, None), (300, 700, 90), (1, 40, 7), (300, 300, 500)])
+@pytest.mark.parametrize(
+    ("T", "S", "window"), [(1, 1, None), (5, 5, None), (5, 40, None), (300, 700, 90), (1, 40, 7), (300, 300, 500)]
+)
 def test_eager_is_pytorchs_formula(T: int, S: int, window: int | None) -> None:
     q, k, v = qkv(T, S)
     repeated = (x.repeat_interleave(3, 1) for x in (k, v))
@@ -43,10 +45,14 @@ def test_eager_is_pytorchs_formula(T: int, S: int, window: int | None) -> None:
 def test_sdpa_equals_eager(T: int, S: int, window: int | None, causal: bool) -> None:
     q, k, v = qkv(T, S)
     window = window if causal else None
-    for got, expected in zip(*(f(q, k, v, scale=0.3, causal=causal, window=window) for f in (sdpa, eager)), strict=True):
+    for got, expected in zip(
+        *(f(q, k, v, scale=0.3, causal=causal, window=window) for f in (sdpa, eager)), strict=True
+    ):
         torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
 
 
+# torch's own compiler uses what torch deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_flex_equals_eager_with_soft_capping() -> None:
     from kvfrontier.methods.attend.flex import attend as flex
 

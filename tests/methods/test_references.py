@@ -65,14 +65,14 @@ def softmax_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return (keys @ q * SCALE).softmax(0) @ values
 
 
-def by_token(output) -> Tensor:  # noqa: ANN001
+def by_token(output) -> Tensor:
     """[1, Hq, T, D] from output(query head, its key/value head, t)."""
     return torch.stack([torch.stack([output(h, h * HKV // HQ, t) for t in range(T)]) for h in range(HQ)])[None]
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
 @pytest.mark.parametrize(("window", "sinks"), [(20, 0), (16, 4), (200, 4), (1, 1)])
-def test_window_and_sinks(qkv, window: int, sinks: int, chunks: list[int]) -> None:  # noqa: ANN001
+def test_window_and_sinks(qkv, window: int, sinks: int, chunks: list[int]) -> None:
     q, k, v = qkv
     qr, kr = rotate(q), rotate(k)
 
@@ -85,7 +85,7 @@ def test_window_and_sinks(qkv, window: int, sinks: int, chunks: list[int]) -> No
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_sinks_with_positions_in_the_cache(qkv, chunks: list[int]) -> None:  # noqa: ANN001
+def test_sinks_with_positions_in_the_cache(qkv, chunks: list[int]) -> None:
     """StreamingLLM as its paper says: what is in the cache is rotated to its place there, the query stands last."""
     q, k, v = qkv
     window, sinks = 16, 4
@@ -102,7 +102,7 @@ def test_sinks_with_positions_in_the_cache(qkv, chunks: list[int]) -> None:  # n
 @pytest.mark.parametrize("mass", ["one", "count"])
 @pytest.mark.parametrize("window", [0, 1, 24])
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_moving_average(qkv, window: int, mass: str, chunks: list[int]) -> None:  # noqa: ANN001
+def test_moving_average(qkv, window: int, mass: str, chunks: list[int]) -> None:
     """Mem_i = ((k_i, v_i) + i Mem_{i-1}) / (i + 1), token by token."""
     q, k, v = qkv
     qr, kr = rotate(q), rotate(k)
@@ -122,14 +122,14 @@ def test_moving_average(qkv, window: int, mass: str, chunks: list[int]) -> None:
     torch.testing.assert_close(got, by_token(output), atol=5e-6, rtol=1e-5)
 
 
-def test_one_averaged_slot_alone_does_not_depend_on_the_query(qkv) -> None:  # noqa: ANN001
+def test_one_averaged_slot_alone_does_not_depend_on_the_query(qkv) -> None:
     q, k, v = qkv
     method = MovingAverage(window=0)
     assert torch.equal(run(method, q, k, v, [T]), run(method, torch.randn_like(q), k, v, [T]))
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_infini(qkv, chunks: list[int]) -> None:  # noqa: ANN001
+def test_infini(qkv, chunks: list[int]) -> None:
     """Equations 4-10, segment by segment; local attention with the text's own positions, the memory with none."""
     q, k, v = qkv
     qr, kr = rotate(q), rotate(k)
@@ -152,7 +152,7 @@ def test_infini(qkv, chunks: list[int]) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_linear(qkv, chunks: list[int]) -> None:  # noqa: ANN001
+def test_linear(qkv, chunks: list[int]) -> None:
     """Equations 18-20, one token at a time, in float64."""
     q, k, v = qkv
     qr, kr, values = rotate(q).double(), rotate(k).double(), v.double()
@@ -169,7 +169,7 @@ def test_linear(qkv, chunks: list[int]) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize("chunks", CHUNKS)
 @pytest.mark.parametrize(("budget", "kernel"), [(30, 5), (12, 1), (500, 7)])
-def test_snapkv(qkv, budget: int, kernel: int, chunks: list[int]) -> None:  # noqa: ANN001
+def test_snapkv(qkv, budget: int, kernel: int, chunks: list[int]) -> None:
     """Weights of the last queries, summed, averaged over the group, pooled; the best stay with the window."""
     q, k, v = qkv
     qr, kr = rotate(q), rotate(k)
@@ -203,7 +203,7 @@ def round_trip(x: Tensor, bits: int) -> Tensor:
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_kivi(qkv, bits: int, chunks: list[int]) -> None:  # noqa: ANN001
+def test_kivi(qkv, bits: int, chunks: list[int]) -> None:
     """Exact until the prompt ends; then keys per channel in whole residuals, values per token behind the residual."""
     q, k, v = qkv
     qr, kr = rotate(q), rotate(k)
@@ -249,7 +249,7 @@ def test_a_group_of_one_token_is_exact() -> None:
     assert torch.equal(dequantize(codes, scale, zero, 2, 1, torch.float32), x)
 
 
-def test_soft_capping_reaches_every_softmax_method(qkv) -> None:  # noqa: ANN001
+def test_soft_capping_reaches_every_softmax_method(qkv) -> None:
     q, k, v = (x * 4 for x in qkv)
     layer = replace(LAYER, softcap=3.0)
     qr, kr = rotate(q), rotate(k)

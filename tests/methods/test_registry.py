@@ -11,13 +11,16 @@ from kvfrontier.methods import Cached, Kivi, registry
 
 def test_every_entry_teaches() -> None:
     entries = registry.entries()
-    assert {"dense", "window", "sinks", "kivi", "snapkv", "moving_average", "recompute", "linear", "infini"} <= set(entries)
+    assert {"dense", "window", "sinks", "kivi", "snapkv", "moving_average", "recompute", "linear", "infini"} <= set(
+        entries
+    )
     for name, entry in entries.items():
         assert entry.summary.endswith("."), name
         assert entry.cost, name
         assert entry.tags, name
         assert entry.family in registry.FAMILIES
-        assert entry.label({}) and entry.build({}) is not None
+        assert entry.label({})
+        assert entry.build({}) is not None
 
 
 def test_build_reads_names_and_parameters() -> None:
@@ -33,7 +36,10 @@ def test_build_reads_names_and_parameters() -> None:
         ({"name": "window", "window": "many"}, "method.window='many' is not of type int"),
         ({"name": "window", "window": True}, "method.window=True is not of type int"),
         ({"name": "window", "window": 0}, "set method.window to at least 1"),
-        ({"name": "sinks", "budget": 3}, "budget 3 leaves no token beside 4 sinks; raise method.budget or lower method.sinks"),
+        (
+            {"name": "sinks", "budget": 3},
+            "budget 3 leaves no token beside 4 sinks; raise method.budget or lower method.sinks",
+        ),
         ({"name": "sinks", "positions": "elsewhere"}, "method.positions='elsewhere' is not of type"),
         ({"name": "snapkv", "budget": 8}, "budget 8 is smaller than the observation window 32"),
         ({"name": "kivi", "bits": 3}, "choose one of 2, 4, 8"),
@@ -68,6 +74,7 @@ def test_the_hash_covers_what_a_method_imports_and_nothing_else() -> None:
     assert kivi.source_hash() != window.source_hash()
     assert kivi.source_hash() == registry.get("kivi").source_hash()
     sources = registry._sources("kvfrontier.methods.stores.quantized")
-    assert "kvfrontier.methods.cached" in sources and "kvfrontier.methods.attend.eager" in sources
+    assert "kvfrontier.methods.cached" in sources
+    assert "kvfrontier.methods.attend.eager" in sources
     assert "kvfrontier.methods.attend.sdpa" in sources
     assert "kvfrontier.methods.recurrent.linear" not in sources

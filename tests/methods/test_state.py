@@ -77,7 +77,9 @@ def test_a_fork_is_apart_but_for_what_is_frozen() -> None:
     child = fork(parent)
     child.b[0].append(torch.zeros(1, 1, 1, 1))
     child.b[1] += 1
-    assert parent.b[0].n == 2 and torch.equal(parent.b[0].x, torch.ones(1, 1, 4, 1)) and torch.equal(shared, torch.ones(3))
+    assert parent.b[0].n == 2
+    assert torch.equal(parent.b[0].x, torch.ones(1, 1, 4, 1))
+    assert torch.equal(shared, torch.ones(3))
     assert child.a.k is shared
     same = Pair(parent, parent)
     assert fork(same).a is fork(same).a or fork(same).a is not parent
@@ -93,7 +95,9 @@ def test_snapshots_are_plain_data_and_come_back_whole() -> None:
     file.seek(0)
     back = restore(torch.load(file, weights_only=True))
     assert measure(back) == measure(state)
-    assert back.a[0] is back.a[1] and torch.equal(back.a[0].a, inner.a) and back.a[0].b == inner.b
+    assert back.a[0] is back.a[1]
+    assert torch.equal(back.a[0].a, inner.a)
+    assert back.a[0].b == inner.b
     back.b.x += 1
     assert torch.equal(state.b.x, torch.ones(1, 1, 4, 1))
 
@@ -106,7 +110,8 @@ def test_a_snapshot_cannot_name_another_class() -> None:
 def test_moving_copies() -> None:
     state = Pair(torch.ones(2))
     moved = move(state, "meta")
-    assert moved.a.device.type == "meta" and state.a.device.type == "cpu"
+    assert moved.a.device.type == "meta"
+    assert state.a.device.type == "cpu"
 
 
 def test_a_buffer_made_in_inference_mode_can_be_continued_outside_it() -> None:
