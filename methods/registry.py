@@ -40,6 +40,7 @@ class Entry:
     paper      source, with the equation where there is one; empty for what has none
     cost       the state's size in words: T tokens, d head_dim, w window ...
     tags       fixed or growing; internal or external; lossy or exact; per layer, per head or per sequence
+    labelled   all parameters -> a short name
     """
 
     name: str
@@ -48,7 +49,7 @@ class Entry:
     paper: str
     cost: str
     tags: tuple[str, ...]
-    label_format: str
+    labelled: Callable[[Mapping[str, Any]], str]
 
     @property
     def summary(self) -> str:
@@ -62,7 +63,7 @@ class Entry:
 
     def label(self, params: Mapping[str, Any]) -> str:
         """A short name for a row: `kivi2` for {"bits": 2}."""
-        return self.label_format.format(**{**self.parameters, **params})
+        return self.labelled({**self.parameters, **params})
 
     def build(self, params: Mapping[str, Any]) -> Method:
         """The method. Raises ValueError for an unknown parameter, a wrong type or a value that makes no sense."""
@@ -87,9 +88,16 @@ _entries: dict[str, Entry] = {}
 
 
 def register(
-    name: str, *, family: str, cost: str, paper: str = "", tags: tuple[str, ...] = (), label: str | None = None
+    name: str,
+    *,
+    family: str,
+    cost: str,
+    paper: str = "",
+    tags: tuple[str, ...] = (),
+    label: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Callable[[F], F]:
-    """Register a factory under a name. Every parameter needs a default and a type."""
+    """Register a factory under a name. Every parameter needs a default and a type. `label` makes a row's short name of
+    the parameters, where the method's name alone would not tell two rows apart."""
     if family not in FAMILIES:
         raise ValueError(f"method {name!r}: unknown family {family!r}" + nearest(family, FAMILIES))
 
@@ -102,7 +110,7 @@ def register(
             raise ValueError(
                 f"method {name!r} is registered twice, by {there.factory.__module__} and {factory.__module__}"
             )
-        _entries[name] = Entry(name, factory, family, paper, cost, tags, label or name)
+        _entries[name] = Entry(name, factory, family, paper, cost, tags, label or (lambda _: name))
         return factory
 
     return add

@@ -76,6 +76,7 @@ def Window(window: int = 256) -> Cached:
     family="selection",
     paper="Xiao et al. 2023, arXiv:2309.17453, section 3.2",
     cost="2 Hkv d min(T, s + w) elements",
+    label=lambda p: "sinks" if p["positions"] == "in_cache" else "sinks_original",
     tags=("fixed", "internal", "lossy", "per layer"),
 )
 def Sinks(

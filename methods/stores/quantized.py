@@ -277,7 +277,7 @@ class QuantizedStore(Store):
     "kivi",
     family="store",
     paper="Liu et al. 2024, arXiv:2402.02750, algorithm 1",
-    label="kivi{bits}",
+    label=lambda p: f"kivi{p['bits']}",
     cost="per head: K (T-r)(b/8 d + 4d/G) + r d e, r = T mod R; V (T-s)(b/8 d + 4d/G) + s d e, s = min(T, R); "
     "b bits, e bytes an element; until seal 2 Hkv d T elements",
     tags=("growing", "internal", "lossy", "per layer"),
