@@ -41,6 +41,7 @@ from transformers.cache_utils import (
 
 from kvfrontier.methods.layer import Layer, Rope
 from kvfrontier.methods.state import Foreign
+from kvfrontier.runners.errors import UsageError
 
 #: The name under which transformers finds our function. It must contain none of the names that transformers treats
 #: specially (sdpa, flash, flex_attention, "/", "paged|").
@@ -56,7 +57,7 @@ _HARMLESS = {
 _ONE_SHOT = {"jamba"}
 
 
-class UnsupportedModel(ValueError):
+class UnsupportedModel(UsageError):
     """The bridge cannot serve this model; the sentence says why."""
 
 
@@ -67,7 +68,13 @@ class Caller(Protocol):
     unrotated: bool
 
     def attend(
-        self, index: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, pre: Callable[[], tuple[Tensor, Tensor]]
+        self,
+        index: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        pre: Callable[[], tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Attention output [B, Hq, T, Dv] of the layer with this index."""
         ...
@@ -111,7 +118,9 @@ class _Counting(CacheLayerMixin):
         self.n = 0
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("the cache of a session cannot be cropped or reordered: the method's state could not follow")
+        raise NotImplementedError(
+            "the cache of a session cannot be cropped or reordered: the method's state could not follow"
+        )
 
     crop = reorder_cache = batch_repeat_interleave = batch_select_indices = _refuse
 
@@ -237,7 +246,9 @@ class ModelRope:
         self._kept: list[tuple[Tensor, torch.dtype, tuple[Tensor, ...]]] = []
         # Dynamic angles depend on what was asked before.
         self._keeps = "dynamic" not in str(getattr(rotary, "rope_type", ""))
-        angles = self._angles(torch.empty(0, dtype=torch.float32, device=_device(rotary)), torch.zeros(1, 1, dtype=torch.long))
+        angles = self._angles(
+            torch.empty(0, dtype=torch.float32, device=_device(rotary)), torch.zeros(1, 1, dtype=torch.long)
+        )
         self.dims = angles[0].shape[-1] * (2 if angles[0].is_complex() else 1)
         still = [torch.ones_like(angles[0]), *(torch.zeros_like(a) for a in angles[1:])]
         if not self._turns(self.dims, still):
@@ -402,8 +413,8 @@ def _attention(
     forward = _running.get()
     if forward is None:
         raise RuntimeError(
-            "this model, or one that shares its configuration, was called outside its session; use the session's prefill "
-            "and decode, or leave the `with` first"
+            "this model, or one that shares its configuration, was called outside its session; use the session's "
+            "prefill and decode, or leave the `with` first"
         )
     return forward.attention(module, query, key, value, attention_mask, kwargs)
 
@@ -412,7 +423,7 @@ def _no_mask(*args: Any, mask_function: Callable[..., Any] | None = None, **kwar
     """Methods know what is causal and what a window is. The first forward notes which patterns the model asked for."""
     forward = _running.get()
     if forward is not None and forward.checking and mask_function is not None:
-        forward.windows_asked.add(_window(mask_function, forward.bridge.windows))
+        forward.windows_asked.add(_window(mask_function, forward.bridge.mask_windows))
 
 
 def _window(mask_function: Callable[..., Any], expected: set[int | None]) -> int | None:
@@ -429,7 +440,9 @@ def _window(mask_function: Callable[..., Any], expected: set[int | None]) -> int
                 return window
         if sees(far, 0):
             return None
-    raise UnsupportedModel("this model masks attention in a pattern of its own, beyond causal order and a sliding window")
+    raise UnsupportedModel(
+        "this model masks attention in a pattern of its own, beyond causal order and a sliding window"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ one forward
@@ -453,7 +466,9 @@ class _Forward:
             raise RuntimeError(f"{type(module).__name__} is not a layer of the model that this session runs")
         rotated, self.rotated = self.rotated, []
         if mask is not None:
-            raise UnsupportedModel(f"{type(module).__name__} builds an attention mask of its own, which methods cannot follow")
+            raise UnsupportedModel(
+                f"{type(module).__name__} builds an attention mask of its own, which methods cannot follow"
+            )
         if self.checking:
             self.bridge.check(index, q, k, v, kwargs, rotated, self.positions)
         self.called += 1
@@ -487,12 +502,16 @@ class Bridge:
         self._place = {i: module.layer_idx for i, module in enumerate(modules)}
         self.index_of: dict[nn.Module, int] = {module: i for i, module in enumerate(modules)}
         self.latents = any(getattr(module, "kv_lora_rank", None) for module in modules)
-        windows = [getattr(stock[m.layer_idx], "sliding_window", None) if m.layer_idx < len(stock) else None for m in modules]
+        windows = [
+            getattr(stock[m.layer_idx], "sliding_window", None) if m.layer_idx < len(stock) else None for m in modules
+        ]
         ropes = _Ropes(model, config)
         self.layers: list[Layer] = []
         for i in range(len(modules)):
             self.layers.append(_layer(model, config, modules, i, windows[i], self.layers, ropes))
         self.windows = {layer.window for layer in self.layers}
+        #: Windows that a mask may have: models make those of their configuration also where no layer uses them.
+        self.mask_windows = self.windows | {getattr(config, "sliding_window", None)}
         self._checked = False
         self._good_ropes: set[tuple[type, Rope]] = set()
         self.recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in stock)
@@ -598,16 +617,14 @@ class Bridge:
             cache.caller = None
         if forward.called != len(self.layers):
             raise UnsupportedModel(
-                f"{type(self.model).__name__} called attention {forward.called} times for its {len(self.layers)} attention "
-                "layers; a method serves one call a layer"
+                f"{type(self.model).__name__} called attention {forward.called} times for its {len(self.layers)} "
+                "attention layers; a method serves one call a layer"
             )
         if checking:
             self._finish_check(forward)
         return logits if keep is None else logits[:, -keep:]
 
-    def unrotated(
-        self, index: int, q: Tensor, k: Tensor, rotated: Any, positions: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def unrotated(self, index: int, q: Tensor, k: Tensor, rotated: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
         """q and k before RoPE: what went into the model's rotary function where it gave these, else rotated back."""
         before: dict[int, Tensor] = {}
         for args, out in rotated:
@@ -630,17 +647,22 @@ class Bridge:
         does = (q.shape[1], k.shape[1], v.shape[1], q.shape[3], k.shape[3], v.shape[3], k.dtype)
         if said != does:
             raise UnsupportedModel(
-                f"{who} {index} was read as (Hq, Hkv, Hkv, D, D, Dv, dtype) {said} from its configuration, and gives {does}"
+                f"{who} {index} was read as (Hq, Hkv, Hkv, D, D, Dv, dtype) {said} from its configuration, and gives "
+                f"{does}"
             )
         for name, value in kwargs.items():
             if name in ("scaling", "softcap", "s_aux"):
                 continue
             if name == "sliding_window":
                 if value is not None and value != layer.window:
-                    raise UnsupportedModel(f"{who} {index} attends in a window of {value}; its cache says {layer.window}")
+                    raise UnsupportedModel(
+                        f"{who} {index} attends in a window of {value}; its cache says {layer.window}"
+                    )
             elif name == "dropout":
                 if value:
-                    raise UnsupportedModel(f"{who} drops attention weights while training; set attention_dropout to 0 or call model.eval()")
+                    raise UnsupportedModel(
+                        f"{who} drops attention weights while training; set attention_dropout to 0 or call model.eval()"
+                    )
             elif name == "is_causal":
                 if value is False:
                     raise UnsupportedModel(f"{who} attends in both directions")
@@ -661,7 +683,9 @@ class Bridge:
         given, gained = rotated[-1][0], rotated[-1][1]
         before, after = given[len(gained) - 1], gained[-1]
         if not isinstance(rope, ModelRope):
-            return rope or UnknownRope(f"{type(layer.module).__name__} rotates keys by a rotary embedding that the bridge does not find")
+            return rope or UnknownRope(
+                f"{type(layer.module).__name__} rotates keys by a rotary embedding that the bridge does not find"
+            )
         few = min(4, k.shape[2])
         x, positions = k[:, :, :few].detach(), positions[:, :few]
         if after.shape[1:3] != k.shape[1:3] and after.shape[1] == k.shape[2]:  # [B, T, H, D]
@@ -669,7 +693,9 @@ class Bridge:
         before, after = before[:, :, :few].detach(), after[:, :, :few].detach()
         if (type(layer.module), rope) in self._good_ropes:
             return rope
-        unknown = UnknownRope(f"{type(layer.module).__name__} changes keys after their rotation, so that they cannot be moved")
+        unknown = UnknownRope(
+            f"{type(layer.module).__name__} changes keys after their rotation, so that they cannot be moved"
+        )
         part = x if after.shape[-1] == x.shape[-1] else x[..., -rope.dims :] if rope.at_end else x[..., : rope.dims]
         if part.shape[-1] != after.shape[-1] or not _close(part, after.expand_as(part)):
             return unknown
@@ -677,7 +703,13 @@ class Bridge:
         if not _close(rope.apply(back, positions), x):
             return unknown
         if not rope.reorders:
-            back = back if after.shape[-1] == x.shape[-1] else back[..., -rope.dims :] if rope.at_end else back[..., : rope.dims]
+            back = (
+                back
+                if after.shape[-1] == x.shape[-1]
+                else back[..., -rope.dims :]
+                if rope.at_end
+                else back[..., : rope.dims]
+            )
             if not _close(back, before.expand_as(back)):
                 return unknown
         self._good_ropes.add((type(layer.module), rope))
@@ -687,15 +719,17 @@ class Bridge:
         unseen = self.windows - forward.windows_asked
         if forward.windows_asked and unseen:
             raise UnsupportedModel(
-                f"{type(self.model).__name__} is configured with windows {sorted(w or 0 for w in self.windows)} (0: none), and "
-                f"its masks have {sorted(w or 0 for w in forward.windows_asked)}"
+                f"{type(self.model).__name__} is configured with windows {sorted(w or 0 for w in self.windows)} (0: "
+                f"none), and its masks have {sorted(w or 0 for w in forward.windows_asked)}"
             )
         self._checked = True
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-3 if a.dtype == torch.float32 else 6e-2
-    return torch.allclose(a.float(), b.float(), atol=tolerance * float(b.float().abs().max().clamp(min=1e-6)), rtol=tolerance)
+    return torch.allclose(
+        a.float(), b.float(), atol=tolerance * float(b.float().abs().max().clamp(min=1e-6)), rtol=tolerance
+    )
 
 
 # ------------------------------------------------------------------------------------------------ reading a model
@@ -713,33 +747,47 @@ def _servable(model: Any) -> tuple[Any, list[Any]]:
         raise UnsupportedModel(f"{name} has no language-model head; load it with AutoModelForCausalLM")
     if not model._can_set_attn_implementation():
         raise UnsupportedModel(
-            f"{name} computes attention in its own code and not through transformers' AttentionInterface, so no method could "
-            "take its place"
+            f"{name} computes attention in its own code and not through transformers' AttentionInterface, so no method "
+            "could take its place"
         )
     config = model.config.get_text_config(decoder=True)
     types = set(getattr(config, "layer_types", None) or ())
     if "chunked_attention" in types or getattr(config, "attention_chunk_size", None):
-        raise UnsupportedModel(f"{name} attends in chunks (as Llama-4 does), which is neither full attention nor a window")
+        raise UnsupportedModel(
+            f"{name} attends in chunks (as Llama-4 does), which is neither full attention nor a window"
+        )
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
         raise UnsupportedModel(f"{name} is configured to attend in both directions")
     known = (DynamicLayer, DynamicSlidingWindowLayer)
     stock: list[Any] = DynamicCache(config=config).layers
     for layer in stock:
         attends, recurs = isinstance(layer, CacheLayerMixin), isinstance(layer, LinearAttentionCacheLayerMixin)
-        if (attends and not recurs and type(layer) not in known) or (recurs and not isinstance(layer, LinearAttentionLayer)):
-            raise UnsupportedModel(f"{name} keeps a cache of its own kind ({type(layer).__name__}), which no method can stand for")
+        if (attends and not recurs and type(layer) not in known) or (
+            recurs and not isinstance(layer, LinearAttentionLayer)
+        ):
+            raise UnsupportedModel(
+                f"{name} keeps a cache of its own kind ({type(layer).__name__}), which no method can stand for"
+            )
     return config, stock
 
 
 def _attention_modules(model: PreTrainedModel) -> list[Any]:
     """The decoder's attention modules, in order of their layers."""
     decoder = model.get_decoder()
-    found = [m for m in (decoder or model).modules() if isinstance(getattr(m, "layer_idx", None), int) and _asks_interface(type(m))]
+    found = [
+        m
+        for m in (decoder or model).modules()
+        if isinstance(getattr(m, "layer_idx", None), int) and _asks_interface(type(m))
+    ]
     found.sort(key=lambda m: m.layer_idx)
     if not found:
-        raise UnsupportedModel(f"{type(model).__name__} has no attention layer that asks transformers' AttentionInterface")
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no attention layer that asks transformers' AttentionInterface"
+        )
     if len({m.layer_idx for m in found}) != len(found):
-        raise UnsupportedModel(f"{type(model).__name__} has several attentions in one layer (cross-attention?), and a state is one a layer")
+        raise UnsupportedModel(
+            f"{type(model).__name__} has several attentions in one layer (cross-attention?), and a state is one a layer"
+        )
     return found
 
 
@@ -753,13 +801,21 @@ def _asks_interface(cls: type) -> bool:
 
 
 def _layer(
-    model: PreTrainedModel, config: Any, modules: list[Any], i: int, window: int | None, before: list[Layer], ropes: _Ropes
+    model: PreTrainedModel,
+    config: Any,
+    modules: list[Any],
+    i: int,
+    window: int | None,
+    before: list[Layer],
+    ropes: _Ropes,
 ) -> Layer:
     module = modules[i]
     source = None
     if getattr(module, "is_kv_shared_layer", False):
         kind = getattr(module, "layer_type", None)
-        source = max(j for j in range(i) if before[j].source is None and getattr(modules[j], "layer_type", None) == kind)
+        source = max(
+            j for j in range(i) if before[j].source is None and getattr(modules[j], "layer_type", None) == kind
+        )
         window = before[source].window
     hq = getattr(module, "num_heads", None) or config.num_attention_heads
     groups = getattr(module, "num_key_value_groups", None)

@@ -78,7 +78,9 @@ class PerRow(Method):
 def left_pads(attention_mask: Tensor, ids: Tensor) -> tuple[int, ...] | None:
     """Left padding of each row of a [B, T] mask of ones and zeros; None where there is no padding."""
     if attention_mask.shape != ids.shape:
-        raise ValueError(f"attention_mask {tuple(attention_mask.shape)} and input_ids {tuple(ids.shape)} differ; both are [B, T]")
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)} and input_ids {tuple(ids.shape)} differ; both are [B, T]"
+        )
     mask = attention_mask.bool()
     if bool(mask.all()):
         return None

@@ -24,6 +24,7 @@ from kvfrontier.methods.contract import Footprint, Method, Phase, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.bridge import Bridge, TokenCount, UnsupportedModel
+from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.rows import PerRow, left_pads
 
 #: Tokens that `forced` feeds in one call where the method does not mind.
@@ -98,26 +99,32 @@ class Session:
 
         unknown = set(self._overrides) - set(range(len(bridge.layers)))
         if unknown:
-            raise ValueError(f"layers {sorted(unknown)} do not exist; the model has attention layers 0 to {len(bridge.layers) - 1}")
+            raise ValueError(
+                f"layers {sorted(unknown)} do not exist; the model has attention layers 0 to {len(bridge.layers) - 1}"
+            )
         chosen: list[Method] = []
         for layer in bridge.layers:
             method = self._overrides.get(layer.index, self.method)
             if layer.window is not None:
                 if layer.index in self._overrides:
                     raise ValueError(
-                        f"layer {layer.index} has a window of {layer.window} of the model's own, and keeps it; choose full-attention layers"
+                        f"layer {layer.index} has a window of {layer.window} of the model's own, and keeps it; choose "
+                        "full-attention layers"
                     )
                 method = Window(window=layer.window)
             elif method is not self.method and type(method).drive is not Method.drive:
-                raise ValueError(f"{type(method).__name__} drives the whole model, and cannot serve layer {layer.index} alone")
+                raise ValueError(
+                    f"{type(method).__name__} drives the whole model, and cannot serve layer {layer.index} alone"
+                )
             if layer.source is not None and not (method.shareable and method == chosen[layer.source]):
                 raise UnsupportedModel(
-                    f"layer {layer.index} of {type(self.model).__name__} reads the keys and values of layer {layer.source}, and "
-                    "this method's state cannot be shared"
+                    f"layer {layer.index} of {type(self.model).__name__} reads the keys and values of layer "
+                    f"{layer.source}, and this method's state cannot be shared"
                 )
             if bridge.latents and type(method).latent is Method.latent:
                 raise UnsupportedModel(
-                    f"{type(self.model).__name__} caches latents (MLA), and {type(method).__name__} has no latent hook to hold them"
+                    f"{type(self.model).__name__} caches latents (MLA), and {type(method).__name__} has no latent hook "
+                    "to hold them"
                 )
             method.validate(layer)
             chosen.append(method)
@@ -156,7 +163,9 @@ class Session:
     def _fill_states(self, bridge: Bridge) -> None:
         self.states = []
         for layer, method in zip(bridge.layers, self._serving, strict=True):
-            self.states.append(method.init_state(layer, self._batch) if layer.source is None else self.states[layer.source])
+            self.states.append(
+                method.init_state(layer, self._batch) if layer.source is None else self.states[layer.source]
+            )
         self._prefetching = [type(method).prefetch is not Method.prefetch for method in self._methods]
 
     @property
@@ -166,8 +175,8 @@ class Session:
 
     @property
     def methods(self) -> list[Method]:
-        """The method that serves each of `layers`."""
-        return list(self._methods)
+        """The method that serves each layer: the session's, a layer's own, or a window where the model has one."""
+        return list(self._serving)
 
     @property
     def n_tokens(self) -> int:
@@ -219,23 +228,28 @@ class Session:
         if self._decoded:
             raise RuntimeError("prefill after decode: the prompt has ended; call reset() to begin another text")
         if self._sealed:
-            raise RuntimeError("prefill after seal: the prompt has ended; give what follows to decode(), or call reset()")
+            raise RuntimeError(
+                "prefill after seal: the prompt has ended; give what follows to decode(), or call reset()"
+            )
         pads = self._pads
         if attention_mask is not None:
             if self._prompt:
                 raise ValueError("attention_mask belongs to the first prefill of a text")
             pads = left_pads(attention_mask, ids)
             if pads is not None and not self.bridge.takes_positions:
-                raise ValueError(f"{type(self.model).__name__} takes no position_ids; give its rows one by one instead of padded")
+                raise ValueError(
+                    f"{type(self.model).__name__} takes no position_ids; give its rows one by one instead of padded"
+                )
         pieces = ids.split(chunk or ids.shape[1], 1)
         bridge = self.bridge
         if bridge.one_shot and (len(pieces) > 1 or self._prompt):
             raise ValueError(f"{bridge.one_shot}; give the whole prompt at once, with chunk=None")
         if pads is not None and bridge.recurrent and pieces[0].shape[1] <= max(pads) and not self._prompt:
             raise ValueError(
-                f"the first chunk must be longer than the padding ({max(pads)} tokens) where a model has recurrent layers; "
-                "raise chunk, or give the rows one by one"
+                f"the first chunk must be longer than the padding ({max(pads)} tokens) where a model has recurrent "
+                "layers; raise chunk, or give the rows one by one"
             )
+        self._check_length(self.n_tokens + ids.shape[1], pads)
         if not self.states:
             self._guard(lambda: self._begin(ids.shape[0], pads))
         for piece in pieces:
@@ -271,6 +285,7 @@ class Session:
             raise RuntimeError("decode before prefill: there is no prompt to continue")
         if self.bridge.one_shot and ids.shape[1] > 1:
             raise ValueError(f"{self.bridge.one_shot}; decode one token at a time")
+        self._check_length(self.n_tokens + ids.shape[1], self._pads)
         self._decoded = True
         return self._advance(ids, "decode", keep)
 
@@ -309,6 +324,7 @@ class Session:
             raise ValueError(f"max_new_tokens {max_new_tokens} asks for no token; give at least 1")
         if self.last_logits is None:
             raise RuntimeError("generate before prefill: there is no prompt to continue")
+        self._check_length(self.n_tokens + max_new_tokens, self._pads)
         rows: list[list[int]] = [[] for _ in range(self._batch)]
         running = [True] * self._batch
         for _ in range(max_new_tokens):
@@ -331,7 +347,9 @@ class Session:
         if ids.ndim != 2 or ids.shape[1] < 1 or ids.shape[0] < 1 or ids.is_floating_point():
             raise ValueError(f"token ids are integers [B, T] with T >= 1; got {tuple(ids.shape)} of {ids.dtype}")
         if self._batch and ids.shape[0] != self._batch:
-            raise ValueError(f"this text has {self._batch} rows, and {ids.shape[0]} were given; call reset() to begin another")
+            raise ValueError(
+                f"this text has {self._batch} rows, and {ids.shape[0]} were given; call reset() to begin another"
+            )
         return ids.to(device)
 
     def _guard(self, act: Callable[[], Any]) -> Any:
@@ -346,7 +364,6 @@ class Session:
     def _advance(self, ids: Tensor, phase: Phase, keep: int | None) -> Tensor:
         """One call in the method's own order. Returns logits [B, keep, V], all T where keep is None."""
         T = ids.shape[1]
-        self._check_length(self.n_tokens + T)
 
         def act() -> Tensor:
             with torch.set_grad_enabled(self.grad):
@@ -361,16 +378,19 @@ class Session:
         self.last_logits = logits[:, -1]
         return logits
 
-    def _check_length(self, n: int) -> None:
+    def _check_length(self, n: int, pads: tuple[int, ...] | None) -> None:
         limit = self.bridge.max_positions
-        if limit is None or n - min(self._pads or (0,)) <= limit:
+        if limit is None or n - min(pads or (0,)) <= limit:
             return
-        free = (layer.window is not None or _stays_in_range(m) for layer, m in zip(self.bridge.layers, self._methods, strict=True))
+        free = (
+            layer.window is not None or _stays_in_range(m)
+            for layer, m in zip(self.bridge.layers, self._methods, strict=True)
+        )
         if not self.bridge.learned_positions and all(free):
             return
-        raise ValueError(
-            f"context of {n} tokens is longer than the {limit} positions of {type(self.model).__name__}; shorten it, or choose a "
-            "method whose positions are those in the cache"
+        raise UsageError(
+            f"context of {n} tokens is longer than the {limit} positions of {type(self.model).__name__}; shorten it, or "
+            "choose a method whose positions are those in the cache"
         )
 
     def run(
@@ -386,9 +406,9 @@ class Session:
     ) -> Tensor:
         """One forward of the model; what a method's `drive` is given.
 
-        ids [B, T], or embeds [B, T, hidden_size]. keep: logits of how many last positions (None: all). fresh: this is the
-        text from its beginning, so positions start at 0 and a hybrid's states are emptied. positions [B, T]: others than
-        the next. phase "score": the tokens are not remembered. hidden: the last hidden states instead of logits.
+        ids [B, T], or embeds [B, T, hidden_size]. keep: logits of how many last positions (None: all). fresh: this is
+        the text from its beginning, so positions start at 0 and a hybrid's states are emptied. positions [B, T]: others
+        than the next. phase "score": the tokens are not remembered. hidden: the last hidden states, not logits.
         """
         bridge, cache = self.bridge, self._cache
         assert cache is not None
@@ -419,7 +439,13 @@ class Session:
     # What the bridge calls during a forward.
 
     def attend(
-        self, index: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, pre: Callable[[], tuple[Tensor, Tensor]]
+        self,
+        index: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        pre: Callable[[], tuple[Tensor, Tensor]],
     ) -> Tensor:
         assert self._step is not None
         layers, positions, start = self._step
@@ -509,15 +535,18 @@ class Session:
     ) -> Tensor:
         """Start from a dense prefix instead of a prefill.
 
-        keys_values: k [B, Hkv, n, D] and v [B, Hkv, n, Dv] of each attention layer; queries: the last ones [B, Hq, w, D] of
-        each layer, where a method's `adopts` asks for them; logits [B, V] of the last position.
+        keys_values: k [B, Hkv, n, D] and v [B, Hkv, n, Dv] of each attention layer; queries: the last ones
+        [B, Hq, w, D] of each layer, where a method's `adopts` asks for them; logits [B, V] of the last position.
         """
         if self.states:
             raise RuntimeError("adopt after prefill: call reset() to begin another text")
         bridge = self.bridge
         for method in self._methods:
             if method.adopts is None or (method.adopts == "kv+queries" and queries is None):
-                raise ValueError(f"{type(method).__name__} adopts {method.adopts!r}, which this prefix does not bring; prefill instead")
+                raise ValueError(
+                    f"{type(method).__name__} adopts {method.adopts!r}, which this prefix does not bring; prefill "
+                    "instead"
+                )
         if bridge.recurrent or bridge.latents:
             raise ValueError(f"{type(self.model).__name__} keeps more than keys and values; prefill instead")
         assert self._cache is not None
@@ -525,7 +554,9 @@ class Session:
 
         def act() -> None:
             self._begin(batch, None)
-            for layer, method, state, (k, v) in zip(bridge.layers, self._methods, self.states, keys_values, strict=True):
+            for layer, method, state, (k, v) in zip(
+                bridge.layers, self._methods, self.states, keys_values, strict=True
+            ):
                 if layer.source is None:
                     method.adopt(state, layer, k, v, None if queries is None else queries[layer.index])
 
