@@ -1,0 +1,344 @@
+"""The leaderboard's columns, written once for Markdown, CSV and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from kvfrontier.analysis.frontier import Cost
+from kvfrontier.analysis.report.standings import Standing
+from kvfrontier.analysis.rows import STATUS_WORDS, Board, Column, Row, table
+from kvfrontier.analysis.style import number, seconds, size
+
+DASH = "\N{EN DASH}"
+Standings = Mapping[tuple[str, int], Standing]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in a cell: words, a smaller second line, what it sorts by, and its share of the column for a bar."""
+
+    text: str
+    small: str = ""
+    key: float | str | None = None
+    bar: float | None = None
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column: its group and title, what it means, and how it is read off a row."""
+
+    group: str
+    title: str
+    help: str
+    read: Callable[[Row], Value]
+    flags: tuple[str, ...] = ()
+    #: Whether less is better, for which way a click sorts first.
+    rising: bool = True
+
+
+def fields(board: Board, standings: Standings) -> list[Field]:
+    """The columns of a board's leaderboard, after method and context."""
+    headlines = board.headlines
+    found: list[Field] = []
+    if headlines:
+        main = headlines[0]
+        found.append(
+            Field(
+                "Front",
+                "front",
+                f"Whether no other method has both a better {board.short(main)} and fewer live bytes at this "
+                "context. ● on the front; ◐ on it, but a smaller method is worse by no more than noise; a dash where "
+                "another method is better in both. Methods that need training, only simulate their saving or cache "
+                "nothing do not compete (blank).",
+                lambda row: _front(standings, main, row),
+            )
+        )
+    for column in board.ordered:
+        flags = column.flags
+        if column.primary:
+            found.append(
+                Field(
+                    "Quality",
+                    f"rank by {board.short(column)}",
+                    f"1 + the number of methods that are significantly better in {board.short(column)} at this "
+                    "context: paired bootstrap, 95%, on the same samples.",
+                    lambda row, column=column: _rank(standings, column, row),
+                    flags,
+                )
+            )
+        found.append(
+            Field(
+                "Quality",
+                board.short(column),
+                _explain(column),
+                lambda row, column=column: score_value(row, column),
+                flags,
+                rising=not column.higher_is_better,
+            )
+        )
+    largest: dict[int, int] = {}
+    for row in board.rows:
+        largest[row.context] = max(largest.get(row.context, 0), row.live or 0)
+    found += [
+        Field("State bytes", "nominal", "What the method claims: its elements alone, without scales, residuals, "
+              "metadata and slack.", lambda r: _bytes(r, r.memory.nominal)),
+        Field("State bytes", "analytic", "What its closed form predicts after decoding, payload and slack. Tests "
+              "demand that it equals live.", lambda r: _bytes(r, r.analytic)),
+        Field("State bytes", "live", "What the state's tensors held after decoding, in the precision of the run: "
+              "payload and slack (allocated, unused). The small number is the slack.",
+              lambda r: _bytes(r, r.live, _slack(r), bar=(r.live or 0) / (largest[r.context] or 1))),
+        Field("State bytes", "share of dense, 16 bits", "The state at the end of the prompt, as if stored at 16 bits, "
+              "over dense attention's at 16 bits. Quantization looks twice as good in a 32-bit run; here it does not.",
+              lambda r: _share(r)),
+        Field("State bytes", "read a token", "Bytes of state touched for each decoded token, all layers, one sequence; "
+              "weights not counted.", lambda r: _bytes(r, r.memory.bytes_read)),
+        Field("Peak bytes", "peak", "The most that tensors held at once, weights and state included, over prefill and "
+              "decode.", lambda r: _bytes(r, r.memory.peak)),
+        Field("Peak bytes", "prefill, less weights", "The peak while the prompt was read, without the weights.",
+              lambda r: _bytes(r, r.over_weights(r.memory.prefill_peak))),
+        Field("Peak bytes", "decode, less weights", "The peak while tokens were decoded, without the weights.",
+              lambda r: _bytes(r, r.over_weights(r.memory.decode_peak))),
+        Field("Time", "first token", "Time to first token: all chunks of the prompt, the compression at its end, and "
+              "the first logits. Median; the small numbers are the quartiles.", lambda r: _prefill(r)),
+        Field("Time", "a decoded token", "Median time of one decoding step; the small numbers are the quartiles.",
+              lambda r: _decode(r)),
+        Field("Time", "tokens/s", "Decoded tokens a second, over the whole batch.", lambda r: _speed(r), rising=False),
+    ]  # fmt: skip
+    return found
+
+
+def _explain(column: Column) -> str:
+    what = {
+        "agreement": "The share of scored tokens where the method's most likely next token is dense attention's.",
+        "perplexity": "exp of the mean negative log-likelihood of the text's last tokens, scored after the prompt was "
+        "compressed.",
+        "nll": "Mean negative log-likelihood of the text's last tokens, in nats.",
+        "kl": "Mean KL divergence of the method's next-token distribution from dense attention's, in nats.",
+        "accuracy": "The share of questions answered exactly.",
+        "recall": "The share of the asked-for facts that were named.",
+    }.get(column.score, f"The score {column.score} of task {column.task}.")
+    aware = " The question was part of the compressed prompt (query-aware)." if column.query_aware else ""
+    better = "More is better" if column.higher_is_better else "Less is better"
+    return f"{what}{aware} {better}. Task {column.title}, hash {column.task_hash[:8]}. Small numbers: the 95% interval."
+
+
+def score_value(row: Row, column: Column) -> Value:
+    """A score with its interval, or the word for why there is none."""
+    answer = row.answers.get(column)
+    if answer is None or answer.score is None:
+        word = STATUS_WORDS.get(answer.status, answer.status) if answer else DASH
+        return Value(word, missing=True)
+    score = answer.score
+    between = "" if score.low is None else f"{number(score.low)}{DASH}{number(score.high)}"
+    return Value(number(score.value), between, score.value)
+
+
+def _front(standings: Standings, main: Column, row: Row) -> Value:
+    standing = standings.get((main.name, row.context))
+    verdict = standing.verdicts["live"].get(row.method) if standing else None
+    if verdict is None:
+        return Value("", key=3, missing=True)
+    if verdict.standing == "front":
+        return Value("◐" if verdict.within_noise else "●", key=1 if verdict.within_noise else 0)
+    return Value(DASH, key=2) if verdict.standing == "dominated" else Value("", key=3, missing=True)
+
+
+def _rank(standings: Standings, column: Column, row: Row) -> Value:
+    standing = standings.get((column.name, row.context))
+    rank = standing.ranks.get(row.method) if standing else None
+    return Value(DASH, missing=True) if rank is None else Value(str(rank), key=rank)
+
+
+def _bytes(row: Row, n: int | None, small: str = "", bar: float | None = None) -> Value:
+    if n is None:
+        return _absent(row.memory.status)
+    return Value(size(n), small, n, bar)
+
+
+def _slack(row: Row) -> str:
+    return f"slack {size(row.memory.live_slack)}" if row.memory.live_slack else ""
+
+
+def _share(row: Row) -> Value:
+    share = row.memory.share16
+    return _absent(row.memory.status) if share is None else Value(_percent(share), key=share)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0995 else f"{share:.2g}" if not share else f"{share * 100:.2g}%"
+
+
+def _prefill(row: Row) -> Value:
+    found = row.time.prefill
+    if found is None:
+        return _absent(row.time.status)
+    return Value(seconds(found.median), f"{seconds(found.q1)}{DASH}{seconds(found.q3)}", found.median)
+
+
+def _decode(row: Row) -> Value:
+    median, found = row.seconds_per_token, row.time.decode
+    if median is None or found is None:
+        return _absent(row.time.status)
+    per = 1 / row.time.decoded_tokens
+    return Value(seconds(median), f"{seconds(found.q1 * per)}{DASH}{seconds(found.q3 * per)}", median)
+
+
+def _speed(row: Row) -> Value:
+    speed = row.time.decode_tokens_per_second
+    return _absent(row.time.status) if speed is None else Value(number_of_tokens(speed), key=speed)
+
+
+def number_of_tokens(speed: float) -> str:
+    """Tokens a second to three figures."""
+    return f"{speed:.3g}" if speed < 1000 else f"{speed:,.0f}"
+
+
+def _absent(status: str) -> Value:
+    return Value(DASH if status in ("ok", "skipped") else STATUS_WORDS.get(status, status), missing=True)
+
+
+# Markdown and CSV
+
+
+def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
+    """The leaderboard in Markdown: for each board what the front says, and a table a context. `figures`: for the
+    number of a board, (title, file name) of its figures."""
+    out = ["# Leaderboard", ""]
+    for i, (board, standings) in enumerate(found):
+        setting = board.setting
+        out += [f"## {_md(setting.model)} on {_md(setting.machine)}", ""]
+        out += [_md(line) for line in machine_lines(board)] + [""]
+        out += [f"![{_md(title)}]({name})" for title, name in figures.get(i, ())] + [""]
+        columns = fields(board, standings)
+        for context in board.contexts:
+            out += [f"### {context:,} tokens of context", ""]
+            for column in board.headlines:
+                standing = standings.get((column.name, context))
+                if standing:
+                    out += [f"**By {_md(board.short(column))}.** {_md(standing.words)}", ""]
+            heads = ["method", "flags", *(f"{f.title}{_flagged(f)}" for f in columns)]
+            out += [_line(heads), _line(["---", "---", *("---:" for _ in columns)])]
+            for row in board.at(context):
+                values = [f.read(row) for f in columns]
+                texts = [f"{v.text} ({v.small})" if v.small and v.text else v.text for v in values]
+                out.append(_line([row.method, ", ".join(row.flags), *texts]))
+            out.append("")
+            out += pareto_markdown(board, standings, context)
+        out += ["### Did not run", "", *_failures_markdown(board)] if failures(board) else []
+        out += ["### What the columns mean", ""]
+        out += [f"- **{_md(f.group)}: {_md(f.title)}**{_flagged(f)}. {_md(f.help)}" for f in columns] + [""]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def pareto_markdown(board: Board, standings: Standings, context: int) -> list[str]:
+    """Who is on the front at a context, and who dominates the others, by each cost."""
+    out: list[str] = []
+    for column in board.headlines:
+        standing = standings.get((column.name, context))
+        if standing is None:
+            continue
+        out += [f"Pareto front by {_md(board.short(column))}{' (query-aware)' if column.query_aware else ''}:", ""]
+        out += [_line(["method", "flags", *COST_TITLES.values()]), _line(["---"] * (2 + len(COST_TITLES)))]
+        for row in board.at(context):
+            if row.score(column) is not None:
+                verdicts = [standing.verdicts[cost].get(row.method) for cost in COST_TITLES]
+                out.append(_line([row.method, ", ".join(row.flags), *(v.words if v else DASH for v in verdicts)]))
+        out.append("")
+    return out
+
+
+COST_TITLES: dict[Cost, str] = {
+    "live": "by live bytes",
+    "share16": "by share at 16 bits",
+    "live and time": "by live bytes and decode time",
+}
+
+
+def failures(board: Board) -> list[tuple[Row, str, str, str]]:
+    """(row, block, status in words, reason) of everything that was tried and gave no result."""
+    found: list[tuple[Row, str, str, str]] = []
+    for row in board.rows:
+        for name, block in (("memory", row.memory), ("time", row.time)):
+            if block.status not in ("ok", "skipped") or (block.status == "skipped" and block.reason):
+                found.append((row, name, STATUS_WORDS.get(block.status, block.status), block.reason))
+        seen: set[str] = set()
+        for column, answer in row.answers.items():
+            if answer.status not in ("ok", "skipped") and column.title not in seen:
+                seen.add(column.title)
+                found.append((row, column.title, STATUS_WORDS.get(answer.status, answer.status), answer.reason))
+        for task, answer in row.unanswered.items():
+            found.append((row, task, STATUS_WORDS.get(answer.status, answer.status), answer.reason))
+    return found
+
+
+def _failures_markdown(board: Board) -> list[str]:
+    out = [_line(["method", "flags", "context", "pass", "status", "reason"]), _line(["---"] * 6)]
+    for row, name, status, reason in failures(board):
+        fits = row.memory.largest_fitting_context
+        more = f" (largest context that fitted: {fits:,})" if fits else ""
+        out.append(_line([row.method, ", ".join(row.flags), f"{row.context:,}", name, status, reason + more]))
+    return [*out, ""]
+
+
+def machine_lines(board: Board) -> list[str]:
+    """Where and how it was measured, a sentence each."""
+    s = board.setting
+    environments = sorted({r.environment.kvfrontier for r in board.records})
+    days = sorted({r.created[:10] for r in board.records})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    revision = f", revision {s.revision[:12]}" if s.revision else ""
+    shapes = sorted(
+        {(r.context, r.time.prompt_tokens, r.time.decoded_tokens) for r in board.rows if r.time.prompt_tokens}
+    )
+    timed = "; ".join(f"{c:,}: {p:,} prompt + {d} decoded tokens" for c, p, d in shapes)
+    threads = f", {s.threads} threads" if s.device_kind == "cpu" else ""
+    return [
+        f"Model {s.model}{revision}, {s.dtype}, batch {s.batch}.",
+        f"Measured {when} on {s.device} ({s.device_kind}{threads}; {s.platform}).",
+        f"Python {s.python}, torch {s.torch}, transformers {s.transformers}, kvfrontier {', '.join(environments)}.",
+        *([f"Bytes and times are of one device and one way of measuring, by context: {timed}."] if timed else []),
+        *(f"{note[0].upper()}{note[1:]}." for note in board.notes),
+    ]
+
+
+def csv(found: Sequence[tuple[Board, Standings]]) -> str:
+    """Every row of every board with raw numbers; after each primary score its rank and verdicts."""
+    wide = table([board for board, _ in found])
+    columns = list(dict.fromkeys(c for board, _ in found for c in board.headlines))
+    extra: dict[str, list[str | int | None]] = {}
+    for column in columns:
+        ranks: list[str | int | None] = []
+        words: dict[str, list[str | int | None]] = {cost: [] for cost in COST_TITLES}
+        for board, standings in found:
+            for row in board.rows:
+                standing = standings.get((column.name, row.context))
+                ranks.append(standing.ranks.get(row.method) if standing else None)
+                for cost in COST_TITLES:
+                    verdict = standing.verdicts[cost].get(row.method) if standing else None
+                    words[cost].append(verdict.words if verdict else None)
+        extra[f"{column.name}.rank"] = ranks
+        extra |= {f"{column.name}.front {COST_TITLES[cost]}": listed for cost, listed in words.items()}
+    new = [
+        pl.Series(name, values, dtype=pl.Int64 if name.endswith(".rank") else pl.String)
+        for name, values in extra.items()
+    ]
+    return wide.with_columns(new).write_csv()
+
+
+def _flagged(field: Field) -> str:
+    return f" ({', '.join(field.flags)})" if field.flags and "query-aware" not in field.title else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_md(cell) for cell in cells) + " |"
+
+
+def _md(text: str) -> str:
+    """Text that means nothing to Markdown or HTML."""
+    for mark in "\\`*_[]<>|":
+        text = text.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
+    return " ".join(text.split())

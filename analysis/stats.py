@@ -1,0 +1,96 @@
+"""Intervals and ranks. One rule for ranks: 1 + the number of methods that are significantly better, by a paired
+bootstrap at 95% on equal sample sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from kvfrontier.runners.record import Quality
+
+RESAMPLES = 5000
+MIN_PAIRED = 5
+_Z = 1.959963984540054  # 97.5% of the standard normal distribution lies below
+
+#: What a score is the mean (or a monotone function of the mean) of, sample by sample, where the names differ.
+_UNIT_OF = {"accuracy": "correct", "perplexity": "nll"}
+
+#: Results of one method: for each sample set, one number a sample, in the samples' order.
+Results = Mapping[str, Sequence[float]]
+
+
+def units(quality: Quality, score: str) -> list[float] | None:
+    """The independent numbers behind a score, one a sample or one a block of neighbouring tokens; None where the
+    record does not hold them."""
+    key = _UNIT_OF.get(score, score)
+    found: list[float] = []
+    for sample in quality.samples:
+        if key in sample.get("blocks", {}):
+            found += map(float, sample["blocks"][key])
+        elif key in sample:
+            found.append(float(sample[key]))
+        else:
+            return None
+    return found or None
+
+
+def wilson(proportion: float, n: int) -> tuple[float, float]:
+    """95% interval of a proportion over n samples, after Wilson (1927)."""
+    center = (proportion + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
+    half = _Z / (1 + _Z * _Z / n) * math.sqrt(proportion * (1 - proportion) / n + _Z * _Z / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def bootstrap(values: Sequence[float], transform: Callable[[float], float] = float) -> tuple[float, float]:
+    """95% percentile interval of transform(mean); `transform` is monotone."""
+    low, high = (transform(float(q)) for q in np.quantile(_resampled_means(values), [0.025, 0.975]))
+    return min(low, high), max(low, high)
+
+
+class Comparison:
+    """Which of several methods is significantly better than which, at one context and in one column.
+
+    results   method -> its results by sample set
+    higher    whether more is better
+
+    Two methods are compared on the sample sets that both have; `better` is None where these hold fewer than
+    MIN_PAIRED samples, since so few resamples say nothing.
+    """
+
+    def __init__(self, results: Mapping[str, Results], *, higher: bool = True) -> None:
+        self._results = results
+        self._sign = 1.0 if higher else -1.0
+
+    def better(self, a: str, b: str) -> bool | None:
+        """Whether a is better than b beyond noise: 97.5% of the resampled mean differences are above zero."""
+        ours, theirs = self._results.get(a, {}), self._results.get(b, {})
+        shared = sorted(s for s in ours if len(ours[s]) == len(theirs.get(s, ())))
+        differences = [self._sign * (x - y) for s in shared for x, y in zip(ours[s], theirs[s], strict=True)]
+        if len(differences) < MIN_PAIRED:
+            return None
+        return bool(np.quantile(_resampled_means(differences), 0.025) > 0)
+
+    def ranks(self) -> dict[str, int]:
+        """1 + the number of methods that are significantly better. A method that can be compared with no other has
+        no rank."""
+        names = list(self._results)
+        ranks = {}
+        for name in names:
+            verdicts = [self.better(other, name) for other in names if other != name]
+            if any(v is not None for v in verdicts):
+                ranks[name] = 1 + sum(v is True for v in verdicts)
+        return ranks
+
+
+def _resampled_means(values: Sequence[float]) -> np.ndarray:
+    """[RESAMPLES] means; the same resamples for the same number of values."""
+    return _draws(len(values)) @ np.asarray(values, dtype=float)
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int) -> np.ndarray:
+    """[RESAMPLES, n] how often each of n values is drawn, over n."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n

@@ -1,0 +1,157 @@
+"""How every figure looks: colours, markers, units, type.
+
+Families are told apart by colour and by shape, so that a figure survives a colour-blind reader and a grey printer. The
+hues are those of Okabe and Ito (2008), a little deeper where white paper asks for it. Each colour of a figure has a
+name here, and a shade for dark pages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Look:
+    """A family's colour on light and on dark paper, and its marker."""
+
+    light: str
+    dark: str
+    marker: str
+
+
+LOOKS = {
+    "baseline": Look("#3d4450", "#c9d1d9", "o"),
+    "selection": Look("#0168a8", "#58b0ee", "s"),
+    "store": Look("#cf5400", "#ff9147", "D"),
+    "memory": Look("#00835e", "#2fc79b", "^"),
+    "recurrent": Look("#a8458b", "#e38fc8", "v"),
+    "retrieval": Look("#9a7400", "#e8c04a", "P"),
+    "segments": Look("#2b8fb3", "#7fd0ea", "X"),
+    "sharing": Look("#6a51c7", "#a996f5", "p"),
+    "positions": Look("#8a5a3c", "#c99a79", "h"),
+}
+OTHER = Look("#6f7681", "#9aa3ae", "8")
+
+#: (light, dark) of what is not data.
+PAPER = ("#ffffff", "#14181f")
+INK = ("#1b1f27", "#e8ebf0")
+MUTED = ("#5d6672", "#9aa4b2")
+GRID = ("#e6e9ee", "#2a313c")
+FRONT = ("#8b93a1", "#727c8b")
+
+#: Inches of one panel of a figure of several.
+PANEL = (4.7, 4.3)
+DPI = 200
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "figure.facecolor": PAPER[0],
+    "savefig.facecolor": PAPER[0],
+    "axes.facecolor": PAPER[0],
+    "axes.edgecolor": FRONT[0],
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": MUTED[0],
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "axes.titlecolor": INK[0],
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID[0],
+    "grid.linewidth": 0.8,
+    "xtick.color": FRONT[0],
+    "ytick.color": FRONT[0],
+    "xtick.labelcolor": MUTED[0],
+    "ytick.labelcolor": MUTED[0],
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "text.color": INK[0],
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "svg.hashsalt": "kvfrontier",
+    "path.simplify": False,
+}
+
+
+@contextmanager
+def style(*, text: str = "path") -> Iterator[None]:
+    """Everything drawn and saved inside looks like ours. `text`: letters of an SVG as "path", or "none" for text that
+    takes the page's own type."""
+    with matplotlib.rc_context({**_RC, "svg.fonttype": text}):
+        yield
+
+
+def figure(width: float, height: float) -> Figure:
+    """A figure of inches that no window system knows of."""
+    return Figure(figsize=(width, height), dpi=DPI)
+
+
+def look(family: str) -> Look:
+    """A family's colours and marker; one look for all that are not known."""
+    return LOOKS.get(family, OTHER)
+
+
+def themes() -> dict[str, tuple[str, str, str]]:
+    """Each colour of a figure as light shade -> (name, light, dark), for pages that have a dark side."""
+    named = {f"family-{name}": (one.light, one.dark) for name, one in {**LOOKS, "other": OTHER}.items()}
+    named |= {"paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "line": FRONT}
+    return {light: (name, light, dark) for name, (light, dark) in named.items()}
+
+
+def size(n: float | None) -> str:
+    """Bytes in the unit that a person would choose: 4.0 KiB, 22.5 MiB."""
+    if n is None:
+        return ""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{_three(n)} {unit}" if unit != "B" else f"{n:.0f} B"
+        n /= 1024
+    return f"{_three(n)} TiB"
+
+
+def seconds(s: float | None) -> str:
+    """Seconds in the unit that a person would choose: 41.2 ms, 3.20 s."""
+    if s is None:
+        return ""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if s >= scale or unit == "µs":
+            return f"{_three(s / scale)} {unit}"
+    return f"{s} s"
+
+
+def number(value: float | None) -> str:
+    """A score to three figures or three decimals, whichever is shorter."""
+    if value is None or math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value and abs(value) < 0.001:
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def tick(value: float) -> str:
+    """A number on an axis, without decimals that say nothing."""
+    return f"{value:,.10g}"
+
+
+def _three(n: float) -> str:
+    digits = 2 if n < 9.995 else 1 if n < 99.95 else 0
+    return f"{n:.{digits}f}"
