@@ -1,0 +1,191 @@
+"""Tasks that ask a question about a context and match the answer: the loop they share.
+
+A task of this kind says what its samples are (`sample`) and which words are right (`Sample.targets`).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+
+from kvfrontier.runners.intervals import bootstrap, wilson
+from kvfrontier.runners.record import Quality, Score
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, check_context, sample_set
+from kvfrontier.runners.tasks.tokens import stop_ids, tokenizer_hash
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.models import LoadedModel
+    from kvfrontier.runners.session import Session
+
+CompressAt = Literal["context", "prompt"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question. `context` and `question` are token ids; the prompt is the one after the other, wherever the
+    method compresses. `targets` are the right answers, and `facts` is kept in the record."""
+
+    context: list[int]
+    question: list[int]
+    targets: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[int]:
+        return self.context + self.question
+
+
+@dataclass(frozen=True)
+class AnswerTask(Task):
+    """samples        how many questions, each about a context of its own
+    compress_at    "context": the context is prefilled and sealed, then the question decoded. "prompt": the question
+                   is prefilled too, so that a method which looks at queries sees it (query-aware)
+    chat_template  the model's own chat template around the prompt, or none
+    """
+
+    samples: int = 8
+    compress_at: CompressAt = "context"
+    chat_template: bool = True
+
+    primary: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples={self.samples}: at least one is needed")
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """What ends an answer besides its length (tokens.stop_ids)."""
+        return ("eos", "newline")
+
+    @property
+    @abstractmethod
+    def answer_tokens(self) -> int:
+        """How many tokens may be generated; part of the context."""
+
+    @abstractmethod
+    def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
+        """Sample number `index`: at most `context - answer_tokens` tokens, drawn by `rng` alone. Raises UsageError
+        where the context cannot hold it."""
+
+    @abstractmethod
+    def data(self) -> str:
+        """Name and revision of the data that samples are made of."""
+
+    def draw(self, tokenizer: Any, context: int, seed: int) -> list[Sample]:
+        """All samples at one context. Sample i is the same whatever was drawn before it."""
+        return [self.sample(tokenizer, context, i, rng(self, seed, i)) for i in range(self.samples)]
+
+    def rules(self) -> dict[str, Any]:
+        return {
+            "metric": "exact match without punctuation around it; of several answers, all of them are named",
+            "truncation": "none: the filler is chosen to fit",
+            "stop": [*self.stop, self.answer_tokens],
+            "compress_at": self.compress_at,
+        }
+
+    @torch.no_grad()
+    def run(
+        self,
+        open_session: OpenSession,
+        open_dense: OpenSession,
+        loaded: LoadedModel,
+        context: int,
+        seed: int,
+        *,
+        chunk: int | None = None,
+        progress: Progress = lambda _: None,
+    ) -> Quality:
+        tokenizer = loaded.tokenizer
+        check_context(context, loaded)
+        stops = stop_ids(tokenizer, self.stop)
+        results: list[dict[str, Any]] = []
+        with open_session() as session:
+            for i, sample in enumerate(self.draw(tokenizer, context, seed)):
+                progress(f"{self.name} {i + 1}/{self.samples}")
+                session.reset()
+                generated = ask(
+                    session, sample, self.compress_at, self.answer_tokens, stops, chunk, loaded.model.device
+                )
+                text = tokenizer.decode(generated, skip_special_tokens=True)
+                results.append(
+                    {
+                        "prompt_tokens": len(sample.ids),
+                        "question_tokens": len(sample.question),
+                        **sample.facts,
+                        "targets": list(sample.targets),
+                        "generation": text,
+                        **grade(text, sample.targets),
+                    }
+                )
+        return Quality(
+            status="ok",
+            repetitions=1,
+            task=self.name,
+            task_version=self.version,
+            task_hash=self.hash(),
+            sample_set=sample_set(self.samples, seed, tokenizer_hash(tokenizer), self.data()),
+            primary=self.primary,
+            scores=_scores(results, seed),
+            samples=tuple(results),
+        )
+
+
+def rng(task: Task, seed: int, index: int) -> random.Random:
+    """What draws sample `index` of a task."""
+    return random.Random(f"{task.name} {task.version} {seed} {index}")
+
+
+def ask(
+    session: Session,
+    sample: Sample,
+    compress_at: CompressAt,
+    max_new_tokens: int,
+    stops: tuple[int, ...],
+    chunk: int | None,
+    device: torch.device | str,
+) -> list[int]:
+    """Token ids that a session which has seen nothing answers with, greedily, up to the first of `stops`."""
+
+    def tensor(ids: list[int]) -> torch.Tensor:
+        return torch.tensor([ids], device=device)
+
+    if compress_at == "prompt":
+        session.prefill(tensor(sample.ids), chunk=chunk)
+    else:
+        session.prefill(tensor(sample.context), chunk=chunk)
+        session.decode(tensor(sample.question))
+    return session.generate(max_new_tokens, stop_ids=stops)[0]
+
+
+def answers(text: str) -> list[str]:
+    """An answer's parts, without punctuation and numbering around them: ": 12, 7 and 9." is 12, 7, 9, and so are
+    three lines "1. 12", "2. 7", "3. 9"."""
+    parts = re.split(r",|\n|\band\b", text)
+    bare = (re.sub(r"^\s*\d{1,2}[.)]\s+", "", part).strip(" \t\r.:;-*") for part in parts)
+    return [part for part in bare if part]
+
+
+def grade(text: str, targets: tuple[str, ...]) -> dict[str, Any]:
+    """`correct`: a single target is the whole answer; several are all among the answers. `recall`: the share of the
+    targets among the answers."""
+    said = answers(text)
+    recall = sum(target in said for target in targets) / len(targets)
+    return {"correct": said == list(targets) if len(targets) == 1 else recall == 1, "recall": recall}
+
+
+def _scores(results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
+    n = len(results)
+    correct = sum(r["correct"] for r in results)
+    low, high = wilson(correct, n)
+    scores = {"accuracy": Score(value=correct / n, n=n, low=low, high=high, interval="wilson")}
+    if any(len(r["targets"]) > 1 for r in results):
+        recalls = [r["recall"] for r in results]
+        low, high = bootstrap(recalls, seed=seed)
+        scores["recall"] = Score(value=sum(recalls) / n, n=n, low=low, high=high, interval="bootstrap")
+    return scores

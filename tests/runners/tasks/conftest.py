@@ -1,0 +1,181 @@
+"""Tokenizers of several kinds, a text made on the spot, and a session of transformers' own that forgets at seal."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers import models as kinds
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerFast
+
+from kvfrontier.runners import models, texts
+from kvfrontier.runners.models import LoadedModel
+from kvfrontier.runners.models.tiny import byte_tokenizer
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}</turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+)
+
+
+def _made_text(sentences: int) -> str:
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(300)]
+    made = (
+        " ".join(rng.choices(words, k=rng.randint(3, 20))).capitalize() + rng.choice(".!?") for _ in range(sentences)
+    )
+    return "".join(s + ("\n\n" if i % 7 == 6 else " ") for i, s in enumerate(made))
+
+
+TEXT = _made_text(4000)
+
+
+@pytest.fixture(autouse=True)
+def texts_without_a_network(monkeypatch) -> None:
+    """Every name is a text of 260,000 characters, another for each name."""
+
+    def load(name: str) -> texts.Text:
+        content = f"{name}. {TEXT}" if name != "short" else "Too short.\n\nBy far.\n"
+        return texts.Text(name, content, "public domain", "made", hashlib.sha256(content.encode()).hexdigest())
+
+    monkeypatch.setattr(texts, "load_text", load)
+
+
+def _wrapped(tokenizer: Tokenizer) -> Any:
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+def byte_pairs() -> Any:
+    """As GPT-2 and most since: byte-level pairs, nothing before a text."""
+    tokenizer = Tokenizer(kinds.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT[:20000], "The special magic numbers are hidden."], trainer)
+    return _wrapped(tokenizer)
+
+
+def sentence_pieces() -> Any:
+    """As Llama-2: a space is a letter, one is put before every text, and <s> before that."""
+    tokenizer = Tokenizer(kinds.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    every_byte = [f"<0x{b:02X}>" for b in range(256)]
+    printable = [chr(c) for c in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<unk>", "<s>", "</s>", *every_byte],
+        initial_alphabet=printable,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT[:20000].replace("\n", " ")], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return _wrapped(tokenizer)
+
+
+def single_bytes() -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "bytes": single_bytes,
+    "byte pairs": byte_pairs,
+    "sentence pieces": sentence_pieces,
+}
+
+
+@pytest.fixture(scope="session", params=list(TOKENIZERS))
+def tokenizer(request) -> Any:
+    return TOKENIZERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def bytes_tokenizer() -> Any:
+    return single_bytes()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> LoadedModel:
+    loaded = models.load({"kind": "tiny", "device": "cpu"})
+    loaded.tokenizer.chat_template = CHAT_TEMPLATE
+    return loaded
+
+
+class StockSession:
+    """transformers' own attention and cache, with the calls of a Session. With `keep`, the cache is cut to its last
+    `keep` tokens at seal."""
+
+    def __init__(self, model: Any, keep: int | None = None) -> None:
+        self.model, self.keep = model, keep
+        self.calls: list[tuple[str, list[int]]] = []
+        self.reset()
+
+    def __enter__(self) -> StockSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.cache, self.n = DynamicCache(config=self.model.config), 0
+        self.last = torch.empty(0)
+
+    def prefill(self, ids: Tensor, *, chunk: int | None = None) -> Tensor:
+        self.calls.append(("prefill", ids[0].tolist()))
+        for piece in ids.split(chunk or ids.shape[1], dim=1):
+            self._feed(piece)
+        if self.keep is not None:
+            layers: list[Any] = self.cache.layers
+            for layer in layers:
+                layer.keys, layer.values = layer.keys[:, :, -self.keep :], layer.values[:, :, -self.keep :]
+        return self.last
+
+    def decode(self, ids: Tensor) -> Tensor:
+        self.calls.append(("decode", ids[0].tolist()))
+        return self._feed(ids)[:, -1]
+
+    def forced(self, ids: Tensor) -> Iterator[Tensor]:
+        for piece in ids.split(50, dim=1):
+            before = self.last[:, None]
+            yield torch.cat([before, self._feed(piece)[:, :-1]], dim=1)
+
+    def generate(self, max_new_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[list[int]]:
+        answer: list[int] = []
+        while len(answer) < max_new_tokens and int(self.last.argmax()) not in stop_ids:
+            answer.append(int(self.last.argmax()))
+            self._feed(torch.tensor([answer[-1:]]))
+        return [answer]
+
+    def _feed(self, ids: Tensor) -> Tensor:
+        T, held = ids.shape[1], self.cache.get_seq_length()
+        positions = torch.arange(self.n, self.n + T)[None]
+        # All that is held is past; only the tokens of this call hide each other's future.
+        mask = torch.ones(T, held + T, dtype=torch.bool).tril(held)[None, None]
+        logits = self.model(ids, past_key_values=self.cache, position_ids=positions, attention_mask=mask).logits.float()
+        self.n += T
+        self.last = logits[:, -1]
+        return logits
+
+
+@pytest.fixture
+def stock() -> type[StockSession]:
+    return StockSession
