@@ -226,9 +226,9 @@ class Board:
         return sorted(self.columns, key=lambda c: (place.get(c.task_hash, last), self.columns.index(c)))
 
     def short(self, column: Column) -> str:
-        """The score's name; with its task where another task has the same."""
-        alike = [c for c in self.columns if c.score == column.score]
-        plain = len(alike) == 1 and column.title == column.task
+        """The score's name, with its task's unless that is named after a score of its own (perplexity)."""
+        named = any(c.task_hash == column.task_hash and c.score == c.task for c in self.columns)
+        plain = named and column.title == column.task
         return column.score if plain else f"{column.title} {column.score}"
 
 

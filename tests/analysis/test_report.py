@@ -1,0 +1,269 @@
+"""The report: its files, what they say, and what they must not do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from kvfrontier.analysis import figures, style
+from kvfrontier.analysis.report import page, tables, write_report
+from kvfrontier.analysis.report.standings import standings
+from kvfrontier.analysis.rows import boards
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(scope="module")
+def report(records, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    write_report(records, out)
+    return out
+
+
+def html_of(records) -> str:
+    return page.render([(board, standings(board)) for board in boards(records)], "results")
+
+
+class Tags(HTMLParser):
+    """All tags with their attributes, and whether they close in order."""
+
+    VOID = frozenset({"meta", "wbr", "br", "img", "link", "input"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_has_its_files(report):
+    assert {p.name for p in report.iterdir()} == {
+        "leaderboard.md",
+        "leaderboard.csv",
+        "report.html",
+        *(
+            f"{name}.{kind}"
+            for name in ("frontier", "frontier_share16", "frontier_needle_accuracy", "decode_time", "state_bytes")
+            for kind in ("png", "svg")
+        ),
+    }
+    for picture in report.glob("*.png"):
+        with Image.open(picture) as image:
+            assert image.width >= 1600
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order(records, tmp_path):
+    few = [r for r in records if r.info.label in ("dense", "sinks", "linear") and r.cell.context == 512]
+    a = write_report(few, tmp_path / "a")
+    b = write_report(list(reversed(few)), tmp_path / "b")
+    assert [p.name for p in a] == [p.name for p in b]
+    assert all(p.read_bytes() == q.read_bytes() for p, q in zip(a, b, strict=True))
+
+
+def test_no_records_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"^no records in somewhere; run `kvfrontier run` first$"):
+        write_report([], tmp_path, source="somewhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_csv_holds_raw_numbers_for_every_row(report):
+    flat = pl.read_csv(report / "leaderboard.csv")
+    assert flat.height == 39
+    assert {
+        "method", "flags", "model", "device", "context", "batch", "nominal_bytes", "analytic_bytes", "live_bytes",
+        "peak_bytes", "share16", "bytes_read_per_token", "prefill_peak_over_weights_bytes",
+        "decode_peak_over_weights_bytes", "prefill_seconds", "decode_seconds_per_token", "perplexity.agreement",
+        "perplexity.agreement.low", "perplexity.agreement.n", "perplexity.agreement.rank", "perplexity.perplexity",
+        "perplexity.kl", "needle.accuracy", "perplexity.agreement.front by live bytes", "records",
+    } <= set(flat.columns)  # fmt: skip
+    dense = flat.filter(method="dense", context=1024).to_dicts()[0]
+    assert dense["perplexity.agreement"] == 1.0
+    assert dense["live_bytes"] == 47_185_920
+    assert dense["perplexity.agreement.rank"] == 1
+
+
+def test_the_markdown_has_every_method_four_sizes_and_times_at_every_context(report, records):
+    text = (report / "leaderboard.md").read_text()
+    for heading in ("nominal", "analytic", "live", "peak", "first token", "a decoded token", "agreement", "needle"):
+        assert re.search(rf"\| [^|\n]*{heading}[^|\n]* \|", text)
+    for context in ("512", "1,024", "2,048"):
+        part = text.split(f"### {context} tokens")[1].split("###")[0]
+        for label in {r.info.label for r in records}:
+            assert f"| {label} |".replace("_", "\\_") in part
+    assert "needs training" in text
+    assert "![" in text.split("###")[0]
+
+
+def test_every_table_shows_the_flags(report):
+    for part in (report / "leaderboard.md").read_text().split("\n\n"):
+        for line in part.splitlines():
+            if line.startswith("| linear |"):
+                assert "needs training" in line
+    for row in re.findall(r"<tr.*?</tr>", (report / "report.html").read_text(), re.DOTALL):
+        if re.search(r"\blinear\b", row):
+            assert "needs training" in row
+
+
+def test_the_page_asks_nobody_for_anything_and_is_well_formed(report):
+    text = (report / "report.html").read_text()
+    tags = Tags(text)
+    assert tags.open == []
+    for tag, attributes in tags.found:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith("#")
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    policies = [a.get("content") for t, a in tags.found if t == "meta" and "http-equiv" in a]
+    assert policies and policies[0].startswith("default-src 'none'")
+
+
+def test_figures_in_the_page_take_its_colours_and_name_their_points(report):
+    text = (report / "report.html").read_text()
+    pictures = re.findall(r'<svg class="figure".*?</svg>', text, re.DOTALL)
+    assert len(pictures) == 3 + 3 + 1 + 1 + 2
+    for picture in pictures:
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", picture)) & set(style.themes())
+        assert 'class="point"' in picture
+    assert "kivi4\nagreement" in text.replace("top-1 agreement with dense attention", "agreement")
+
+
+def test_text_from_records_is_escaped(cell_of):
+    hostile = [
+        cell_of("dense", cell__model=EVIL, environment__device_name=EVIL, info__label=EVIL, info__family=EVIL),
+        cell_of(
+            "sinks",
+            cell__model=EVIL,
+            environment__device_name=EVIL,
+            info__label="ok",
+            quality={"status": "failed", "reason": EVIL},
+            memory={"status": "oom", "reason": EVIL},
+        ),
+    ]
+    text = html_of(hostile)
+    tags = Tags(text)
+    assert sum(tag == "script" for tag, _ in tags.found) == 1
+    assert not any(tag == "img" for tag, _ in tags.found)
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert "&lt;script&gt;" in text
+    assert "<script" not in tables.markdown([(b, standings(b)) for b in boards(hostile)], {})
+
+
+def test_what_did_not_run_is_told_with_the_largest_context_that_fitted(cell_of):
+    failed = cell_of(
+        "dense",
+        2048,
+        quality={"status": "oom", "reason": "1.2 GiB too much"},
+        memory={"status": "oom", "reason": "1.2 GiB too much", "largest_fitting_context": 1024},
+        time={"status": "infeasible", "reason": "no budget"},
+    )
+    found = [cell_of("dense"), cell_of("sinks"), failed]
+    text = html_of(found)
+    markdown = tables.markdown([(b, standings(b)) for b in boards(found)], {})
+    for document in (text, markdown):
+        assert "out of memory" in document
+        assert "infeasible" in document
+        assert "1.2 GiB too much" in document
+        assert "largest context that fitted: 1,024" in document
+
+
+def test_query_aware_columns_say_so(cell_of):
+    prompt = {"name": "needle", "compress_at": "prompt", "samples": 8}
+    found = [
+        cell_of("snapkv", task="needle"),
+        cell_of("snapkv", task="needle", cell__task=prompt, quality__task_hash="other"),
+    ]
+    markdown = tables.markdown([(b, standings(b)) for b in boards(found)], {})
+    assert "needle (compress\\_at=prompt) accuracy (query-aware)" in markdown
+    assert "| snapkv | query-aware |" in markdown
+
+
+def test_a_second_machine_gets_figures_and_a_table_of_its_own(cell_of, tmp_path):
+    here = [cell_of(m) for m in ("dense", "sinks", "kivi4")]
+    there = [cell_of(m, environment__device_name="H200") for m in ("dense", "sinks")]
+    names = {p.name for p in write_report(here + there, tmp_path)}
+    assert {"frontier.png", "frontier-2.png", "decode_time-2.svg"} <= names
+    assert "H200" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "leaderboard.md").read_text().count("\n## ") == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quality": {"status": "failed"}, "memory": {"status": "oom"}, "time": {"status": "oom"}},
+        {"time": {"status": "skipped"}},
+        {"memory": {"status": "failed"}},
+        {"quality__scores__agreement__value": float("nan")},
+        {"quality__scores__perplexity__value": float("inf")},
+        {"quality__samples": ()},
+        {"quality__scores__agreement__low": None, "quality__scores__agreement__high": None},
+    ],
+)
+def test_a_single_incomplete_record_is_reported(cell_of, tmp_path, changes):
+    written = write_report([cell_of("dense", **changes)], tmp_path)
+    assert {"leaderboard.md", "leaderboard.csv", "report.html"} <= {p.name for p in written}
+
+
+def test_the_reasons_for_the_front_are_told_in_words(records):
+    (board,) = boards(records)
+    words = standings(board)["needle.accuracy", 1024].words
+    assert words.startswith("On the front, smallest first: kivi2 (")
+    assert "not significantly worse than dense" in words
+
+
+def test_each_figure_names_units_model_and_machine(records):
+    (board,) = boards(records)
+    with style.style():
+        drawings = [
+            figures.frontier_figure(board, board.headlines[0]),
+            figures.decode_time(board),
+            figures.state_bytes(board),
+        ]
+    for drawing in drawings:
+        words = " ".join(
+            [t.get_text() for t in drawing.figure.texts]
+            + [a.get_xlabel() + a.get_ylabel() for a in drawing.figure.axes]
+        )
+        assert "smollm2-135m" in words
+        assert "Intel Xeon 8370C, 2 threads, float32" in words
+        assert re.search(r"MiB|state|ms", words)
+        assert "needs training" in words
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "0 B"), (1023, "1023 B"), (4096, "4.00 KiB"), (11_796_480, "11.2 MiB")])
+def test_sizes_are_told_in_binary_units(n, said):
+    assert style.size(n) == said
+
+
+@pytest.mark.parametrize(("s", "said"), [(0.0412, "41.2 ms"), (3.2, "3.20 s"), (4e-6, "4.00 µs")])
+def test_times_are_told_in_the_unit_a_person_would_choose(s, said):
+    assert style.seconds(s) == said
+
+
+def test_analysis_never_loads_torch():
+    code = (
+        "import sys, kvfrontier.analysis.report, kvfrontier.analysis.figures;"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
