@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from kvfrontier.methods import Dense, registry
-from kvfrontier.runners import environment, meter, models, tasks
+from kvfrontier.runners import environment, meter, models, tasks, tracker
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
@@ -40,6 +40,7 @@ from kvfrontier.runners.session import Session
 def describe(config: Mapping[str, Any]) -> Cell:
     """What determines a record, from a composed configuration. Raises UsageError for what does not exist."""
     models.resolve_dtype(config["dtype"])
+    tracker.parse(config["tracker"])
     for key, value, least in [
         *((key, config[key], least) for key, least in (("context", 2), ("batch", 1), ("seed", 0))),
         *((f"meter.{key}", value, int(key != "warmups")) for key, value in config["meter"].items()),

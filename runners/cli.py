@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
@@ -24,18 +26,27 @@ What long context costs, and what each way of paying less loses.
 EPILOG = "Exit code: 0 all done, 1 a job failed, 2 bad usage."
 
 
+#: key=value, +key=value, ~key
+_OVERRIDE = re.compile(r"[+~]|[^-=][^=]*=")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     # A bare completion request comes from the shell, which knows only the command's first word.
     if args[:1] and args[0] in ("-sc", "--shell-completion"):
         args.insert(0, "run")
+    warnings.showwarning = _say_plainly
     try:
         if args[:1] == ["run"]:
             return _run(args[1:])
         options = _parser().parse_args(args)
         return options.serve(options)
-    except UsageError as error:
+    except ValueError as error:
+        from kvfrontier.runners.record import BadRecords
+
+        if not isinstance(error, (UsageError, BadRecords)):
+            raise
         print(f"kvfrontier: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -48,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _say_plainly(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one sentence, without the line of code that gave it."""
+    print(f"kvfrontier: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +121,11 @@ def _run(args: list[str]) -> int:
     flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--json": "hydra.sweeper.json_output=true"}
     args = [flags.get(arg, arg) for arg in args]
     compose.register()
-    overrides = [arg for arg in args if "=" in arg and not arg.startswith("-")]
+    overrides = [arg for arg in args if _OVERRIDE.match(arg)]
     command = hydra.main(version_base="1.3", config_path=f"pkg://{compose.CONFIGS}", config_name="config")(job.run)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), os.environ.get("COMP_LINE")
-    sys.argv = [before[0][0], *args]
+    # Hydra's parser wants all overrides in one place.
+    sys.argv = [before[0][0], *(arg for arg in args if arg not in overrides), "--", *overrides]
     # Hydra then raises its errors instead of printing them and leaving.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if before[2]:

@@ -83,7 +83,7 @@ class Composer:
 
     def __init__(self, fixed: Sequence[str] = (), search: Sequence[str] = ()):
         self.fixed = list(fixed)
-        self.search = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+        self.search = list(search)
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
         with _hydra():
             loader = GlobalHydra.instance().config_loader()
@@ -121,7 +121,7 @@ class Composer:
     def _compose(self, overrides: list[str]) -> tuple[DictConfig, dict[str, Any]]:
         try:
             with _hydra():
-                config = compose("config", overrides=[*self.search, *overrides], return_hydra_config=True)
+                config = compose("config", overrides=[*_searching(self.search), *overrides], return_hydra_config=True)
                 chosen = dict(config.hydra.runtime.choices)
                 with open_dict(config):
                     del config["hydra"]
@@ -130,11 +130,11 @@ class Composer:
             raise explain(error, overrides, self.search) from error
 
 
-def choices(group: str) -> dict[str, dict[str, Any]]:
-    """The choices of a group by name, each with its parameters."""
+@cache
+def choice(group: str, name: str) -> dict[str, Any]:
+    """The parameters of one choice of a group."""
     register()
-    composer = Composer()
-    return {name: composer([f"{group}={name}"]).config[group] for name in _choices(group)}
+    return Composer()([f"{group}={name}"]).config[group]
 
 
 def comment(group: str, choice: str) -> str:
@@ -162,11 +162,11 @@ def explain(error: Exception, overrides: Sequence[str], search: Sequence[str] = 
     """Hydra's error as one sentence that names the nearest real key or choice."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return unknown(group, choice, error.options or _choices(group, search))
+        return unknown(group, choice, error.options or names(group, search))
     if isinstance(error, OverrideParseException):
         return UsageError(f"cannot read {error.override!r}: {_first_line(error)}")
     named = re.match(r"Could not override '([^'@]+)'", str(error))
-    if named:
+    if named and not named[1].startswith("hydra."):
         key = named[1]
         rest = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
         # What is left may have faults of its own; the defaults then serve for the names.
@@ -182,9 +182,10 @@ def _within(key: str, keys: list[str]) -> list[str]:
     return [k for k in keys if k.rpartition(".")[0] == node] or keys
 
 
-def _choices(group: str, search: Sequence[str] = ()) -> list[str]:
+def names(group: str, search: Sequence[str] = ()) -> list[str]:
+    """The choices of a group. `search` as of `Composer`."""
     with _hydra():
-        return GlobalHydra.instance().config_loader().get_group_options(group, overrides=list(search))
+        return GlobalHydra.instance().config_loader().get_group_options(group, overrides=_searching(search))
 
 
 def _keys(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
@@ -200,11 +201,16 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _searching(search: Sequence[str]) -> list[str]:
+    return [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+
+
 def _lines(overrides: Sequence[Override]) -> list[str]:
     return [str(o.input_line) for o in overrides]
 
 
 def _first_line(error: BaseException) -> str:
+    """An error's first two lines on one: Hydra says what is wrong in the one, and what to do in the other."""
     return " ".join(line.strip() for line in str(error).strip().split("\n")[:2])
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import compose, progress
 from kvfrontier.runners.record import Cell, append, canonical_json, content_hash
+from kvfrontier.runners.tracker import track
 
 
 def run(config: DictConfig) -> None:
@@ -27,17 +28,21 @@ def run(config: DictConfig) -> None:
     bench = cells.Bench(first, configs[0]["model"])
     file = records_file(Path(config.results), first)
     bar = progress.cell_bar()
-    for c in configs:
-        cell = cells.describe(c)
-        name = f"{cells.method_label(cell)} {cells.task_label(cell)} {cell.context}"
+    shared = {key: value for key, value in first.model_dump().items() if key in ("model", "dtype", "device", "method")}
+    with track(configs[0]["tracker"], name=file.stem, config=shared, folder=file.parent) as tracker:
+        for c in configs:
+            cell = cells.describe(c)
+            name = f"{cells.method_label(cell)} {cells.task_label(cell)} {cell.context}"
 
-        def say(what: str, name: str = name) -> None:
+            def say(what: str, name: str = name) -> None:
+                if bar:
+                    bar.say(f"{name}: {what}")
+
+            record = bench.run(cell, c, say)
+            append(file, record)
+            tracker.log(record)
             if bar:
-                bar.say(f"{name}: {what}")
-
-        append(file, bench.run(cell, c, say))
-        if bar:
-            bar.advance(cell.context)
+                bar.advance(cell.context)
 
 
 def records_file(results: Path, cell: Cell) -> Path:

@@ -15,6 +15,7 @@ from kvfrontier.runners.tables import show_table
 class Kind:
     """One thing to list. `rows` gives each its line, and `details` all that is known of one."""
 
+    names: Callable[[], list[str]]
     columns: tuple[str, ...]
     rows: Callable[[], dict[str, Mapping[str, Any]]]
     details: Callable[[str], Mapping[str, Any]]
@@ -33,15 +34,15 @@ def show(kind: str | None, name: str | None, as_json: bool) -> None:
             _show_rows(k, rows)
         print("All of one: kvfrontier list methods kivi")
         return
-    rows = KINDS[kind].rows()
     if name is None:
+        rows = KINDS[kind].rows()
         if as_json:
             print(json.dumps([{"name": n, **row} for n, row in rows.items()]))
         else:
             _show_rows(kind, rows)
         return
-    if name not in rows:
-        raise unknown(kind.removesuffix("s"), name, rows)
+    if name not in KINDS[kind].names():
+        raise unknown(kind.removesuffix("s"), name, KINDS[kind].names())
     details = {"name": name, **KINDS[kind].details(name)}
     if as_json:
         print(json.dumps(details))
@@ -78,7 +79,8 @@ def _methods() -> dict[str, Mapping[str, Any]]:
     from kvfrontier.runners import compose
 
     rows = {}
-    for choice, parameters in compose.choices("method").items():
+    for choice in _names("method"):
+        parameters = compose.choice("method", choice)
         entry = registry.get(parameters["name"])
         changed = {k: v for k, v in parameters.items() if k != "name" and entry.parameters.get(k) != v}
         built = registry.build(parameters)
@@ -97,7 +99,7 @@ def _method(choice: str) -> Mapping[str, Any]:
     from kvfrontier.methods import registry
     from kvfrontier.runners import compose
 
-    parameters = dict(compose.choices("method")[choice])
+    parameters = dict(compose.choice("method", choice))
     entry = registry.get(parameters["name"])
     built = registry.build(parameters)
     del parameters["name"]
@@ -117,15 +119,15 @@ def _models() -> dict[str, Mapping[str, Any]]:
     from kvfrontier.runners import compose
 
     return {
-        choice: {"kind": parameters["kind"], "summary": compose.comment("model", choice)}
-        for choice, parameters in compose.choices("model").items()
+        choice: {"kind": compose.choice("model", choice)["kind"], "summary": compose.comment("model", choice)}
+        for choice in _names("model")
     }
 
 
 def _model(choice: str) -> Mapping[str, Any]:
     from kvfrontier.runners import compose
 
-    parameters = dict(compose.choices("model")[choice])
+    parameters = dict(compose.choice("model", choice))
     del parameters["name"]
     return {"summary": compose.comment("model", choice), "parameters": parameters}
 
@@ -133,13 +135,13 @@ def _model(choice: str) -> Mapping[str, Any]:
 def _tasks() -> dict[str, Mapping[str, Any]]:
     from kvfrontier.runners import compose, tasks
 
-    return {choice: tasks.describe(p["name"]) for choice, p in compose.choices("task").items()}
+    return {choice: tasks.describe(compose.choice("task", choice)["name"]) for choice in _names("task")}
 
 
 def _task(choice: str) -> Mapping[str, Any]:
     from kvfrontier.runners import compose, tasks
 
-    parameters = dict(compose.choices("task")[choice])
+    parameters = dict(compose.choice("task", choice))
     return {**tasks.describe(parameters.pop("name")), "parameters": parameters}
 
 
@@ -155,9 +157,16 @@ def _devices() -> dict[str, Mapping[str, Any]]:
     return here
 
 
+def _names(group: str) -> list[str]:
+    from kvfrontier.runners import compose
+
+    compose.register()
+    return compose.names(group)
+
+
 KINDS: dict[str, Kind] = {
-    "methods": Kind(("family", "summary", "cost", "flags"), _methods, _method),
-    "models": Kind(("kind", "summary"), _models, _model),
-    "tasks": Kind(("primary", "summary"), _tasks, _task),
-    "devices": Kind(("available", "device"), _devices, lambda name: _devices()[name]),
+    "methods": Kind(lambda: _names("method"), ("family", "summary", "cost", "flags"), _methods, _method),
+    "models": Kind(lambda: _names("model"), ("kind", "summary"), _models, _model),
+    "tasks": Kind(lambda: _names("task"), ("primary", "summary"), _tasks, _task),
+    "devices": Kind(lambda: list(_devices()), ("available", "device"), _devices, lambda name: _devices()[name]),
 }

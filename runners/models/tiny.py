@@ -74,7 +74,8 @@ class Tiny:
 
 
 def byte_tokenizer() -> Any:
-    """One token a byte, then <bos> and <eos> (258 in all); nothing is put around a text unasked."""
+    """One token a byte, then <bos> and <eos> (258 in all); nothing is put around a text unasked. In its chat template a
+    message is a line."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -88,6 +89,7 @@ def byte_tokenizer() -> Any:
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<eos>",
+        chat_template="{% for message in messages %}{{ message['content'] }}\n{% endfor %}",
         clean_up_tokenization_spaces=False,
     )
 

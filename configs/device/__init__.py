@@ -1,1 +1,0 @@
-"""Where a cell runs."""

@@ -1,0 +1,79 @@
+"""Every configuration composes."""
+
+import itertools
+from importlib.resources import files
+
+import pytest
+import yaml
+
+from kvfrontier.methods import registry
+from kvfrontier.runners import cell, compose, tasks
+
+GROUPS = ("method", "model", "task", "tracker")
+
+
+@pytest.fixture(scope="module")
+def composer():
+    compose.register()
+    return compose.Composer()
+
+
+def names(group):
+    compose.register()
+    return compose.names(group)
+
+
+@pytest.mark.parametrize("choice", [(group, name) for group in GROUPS for name in names(group)], ids="=".join)
+def test_every_choice_composes(composer, choice):
+    group, name = choice
+    composed = composer([f"{group}={name}"])
+    assert composed.choices[group] == name
+    assert composed.config[group]["name"]
+
+
+@pytest.mark.parametrize("pair", list(itertools.product(names("method"), names("task"))), ids="-".join)
+def test_every_method_goes_with_every_task(composer, pair):
+    method, task = pair
+    described = cell.describe(composer([f"method={method}", f"task={task}"]).config)
+    assert registry.build(described.method)
+    assert tasks.make({k: v for k, v in described.task.items() if k != "version"})
+
+
+def test_a_yaml_repeats_no_default():
+    for name in names("method"):
+        parameters = compose.choice("method", name)
+        file = files("kvfrontier.configs").joinpath("method", f"{name}.yaml")
+        own = yaml.safe_load(file.read_text()) if file.is_file() else {}
+        own.pop("defaults", None)
+        entry = registry.get(parameters["name"])
+        assert all(entry.parameters[key] != value for key, value in own.items())
+
+
+def test_every_registered_name_has_a_choice():
+    assert set(registry.entries()) <= set(names("method"))
+    assert set(tasks.names()) <= set(names("task"))
+
+
+def test_a_changed_value_composes_as_hydra_would(composer):
+    quick = composer(["method=kivi4", "method.group=16", "context=77"])
+    whole = compose.Composer(["method=kivi4", "method.group=16", "context=77"])()
+    assert quick == whole
+
+
+@pytest.mark.parametrize("sweep", names("sweep"))
+def test_every_sweep_plans(sweep, capfd):
+    from kvfrontier.runners import cli
+
+    assert cli.main(["run", f"+sweep={sweep}", "--dry-run", "results=nowhere"]) == 0
+
+
+def test_the_quickstart_has_thirteen_rows_over_three_contexts(capfd):
+    import json
+
+    from kvfrontier.runners import cli
+
+    cli.main(["run", "+sweep=quickstart", "--dry-run", "--json", "results=nowhere"])
+    cells = json.loads(capfd.readouterr().out)["cells"]
+    assert len({(json.dumps(c["method"]), c["task"].get("compress_at") == "prompt") for c in cells}) == 13
+    assert {c["context"] for c in cells} == {512, 1024, 2048}
+    assert {c["context"] for c in cells if c["task"]["name"] == "needle"} == {1024}

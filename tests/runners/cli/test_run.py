@@ -1,0 +1,134 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kvfrontier.runners.record import load_records
+
+
+def test_one_cell_makes_one_record(run, tmp_path):
+    answer = run("method=window", "method.window=64")
+    assert answer.code == 0, answer.err
+    (record,) = load_records(tmp_path / "results")
+    assert record.status == "ok"
+    assert record.cell.method == {"name": "window", "window": 64}
+    assert record.quality.scores["accuracy"].n == 1
+    assert record.time.prefill is not None
+    assert record.memory.live_payload == record.memory.analytic_payload
+    assert record.config["context"] == 384
+    assert "window" in answer.out
+
+
+def test_a_table_becomes_json(run):
+    answer = run("--json")
+    assert [cell["status"] for cell in answer.json["cells"]] == ["ok"]
+    assert answer.json["ran"] == 1
+
+
+def test_where_nobody_looks_progress_is_quiet(run):
+    assert run().err == ""
+
+
+def test_task_and_context_share_a_file_and_measurements(run, tmp_path):
+    run("-m", "seed=0,1", "task.samples=1,2")
+    records = load_records(tmp_path / "results")
+    assert len(records) == 4
+    assert len(list((tmp_path / "results").iterdir())) == 1
+    for seed in (0, 1):
+        assert len({r.time for r in records if r.cell.seed == seed}) == 1
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(run, tmp_path, monkeypatch):
+    from kvfrontier.runners.tasks.needle import Needle
+
+    whole = Needle.run
+
+    def breaks(self, open_session, open_dense, loaded, context, seed, **more):
+        if seed == 1:
+            raise RuntimeError("the needle broke")
+        return whole(self, open_session, open_dense, loaded, context, seed, **more)
+
+    monkeypatch.setattr(Needle, "run", breaks)
+    answer = run("-m", "seed=0,1,2")
+    assert answer.code == 1
+    by_seed = {r.cell.seed: r for r in load_records(tmp_path / "results")}
+    assert [by_seed[seed].status for seed in (0, 1, 2)] == ["ok", "failed", "ok"]
+    assert "the needle broke" in by_seed[1].quality.reason
+    assert "the needle broke" in answer.out
+    monkeypatch.undo()
+    assert run("-m", "seed=0,1,2", "--json").json["ran"] == 1
+
+
+def test_out_of_memory_is_a_result(run, tmp_path, monkeypatch):
+    from kvfrontier.runners.tasks.needle import Needle
+
+    def too_much(*_, **__):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(Needle, "run", too_much)
+    assert run().code == 0
+    assert [r.quality.status for r in load_records(tmp_path / "results")] == ["oom"]
+    assert run("--json").json["ran"] == 0
+
+
+def test_help_teaches_by_example(kvfrontier):
+    for command in (["--help"], ["run", "--help"], ["list", "--help"], ["report", "--help"]):
+        answer = kvfrontier(*command)
+        assert answer.code == 0
+        assert "kvfrontier " in answer.out
+    assert "method=window method.window=256" in kvfrontier("run", "--help").out
+
+
+def test_hydra_shows_the_configuration(run):
+    answer = run("--cfg", "job", "method=kivi4")
+    assert answer.code == 0
+    assert "bits: 4" in answer.out
+    assert "group: 32" in answer.out
+
+
+def test_info_is_hydras(run):
+    answer = run("--info", "searchpath")
+    assert answer.code == 0
+    assert "kvfrontier.configs" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("kvfrontier run method=ki", "method=kivi4"),
+        ("kvfrontier run method=window method.", "method.window="),
+        ("kvfrontier run conte", "context="),
+    ],
+)
+def test_the_shell_completes(kvfrontier, monkeypatch, line, offered):
+    monkeypatch.setenv("COMP_LINE", line)
+    answer = kvfrontier("-sc", "query=bash")
+    assert answer.code == 0
+    assert offered in answer.out.split()
+
+
+def test_completion_is_installed_for_the_command(kvfrontier, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/kvfrontier"])
+    answer = kvfrontier("run", "--shell-completion", "install=bash")
+    assert "hydra_bash_completion kvfrontier" in answer.out
+
+
+def test_an_authors_folder_of_yamls_is_found(run, tmp_path):
+    folder = tmp_path / "mine" / "method"
+    folder.mkdir(parents=True)
+    (folder / "narrow.yaml").write_text("defaults: [base/window@_here_, _self_]\nwindow: 16\n")
+    answer = run("--config-dir", str(tmp_path / "mine"), "-m", "method=narrow", "seed=0,1", "--json")
+    assert answer.code == 0, answer.err
+    assert [cell["method"]["window"] for cell in answer.json["cells"]] == [16, 16]
+
+
+def test_a_registered_method_without_a_yaml_is_chosen_by_its_name(run):
+    assert run("method=kivi", "method.group=16", "--dry-run", "--json").json["cells"][0]["method"]["bits"] == 2
+
+
+def test_report_loads_no_torch(tmp_path):
+    report = "from kvfrontier.runners import cli; cli.main(['report', 'nowhere', '-o', 'x'])"
+    code = f"import sys; {report}; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
