@@ -37,7 +37,7 @@ def ids(n: int, batch: int = B) -> torch.Tensor:
     return torch.randint(3, 100, (batch, n), generator=torch.Generator().manual_seed(n))
 
 
-def memory_of(model: Any, method: Any, chunk: int | None = 64) -> Memory:
+def memory_of(model: Any, method: Any, chunk: int | None = 64) -> Any:
     return measure_memory(lambda: Session(model, method), ids(T), ids(R), chunk=chunk, weights=model)
 
 
@@ -100,7 +100,7 @@ def test_the_state_of_a_whole_sequence_counts(model):
 
 
 def test_dense_holds_no_more_than_the_models_own_windows():
-    sizes = {
+    sizes: Any = {
         "hidden_size": 32,
         "intermediate_size": 32,
         "num_attention_heads": 2,
@@ -182,7 +182,7 @@ class Fake:
 
     def prefill(self, ids: torch.Tensor, *, chunk: int | None) -> None:
         assert _get_current_dispatch_mode() is None
-        assert not torch.autograd._profiler_enabled()
+        assert not torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
         self.log.append(("prefill", tuple(ids.shape), chunk))
         self.now += self.prefill_seconds(self.log.count("open"))
 
@@ -242,7 +242,7 @@ def test_a_real_session_is_timed(model, monkeypatch):
     def open_session() -> Session:
         return Session(model, methods.Dense())
 
-    block = measure_time(open_session, ids(64), ids(3), chunk=32, repetitions=2, weights=model)
+    block: Any = measure_time(open_session, ids(64), ids(3), chunk=32, repetitions=2, weights=model)
     assert block.status == "ok"
     assert 0 < block.decode.median < block.prefill.median
     assert block.mbu > 0
@@ -281,6 +281,6 @@ def test_a_gpus_utilisation_is_of_its_copy_bandwidth():
 
 @pytest.mark.slow
 def test_this_machines_bandwidth_is_plausible():
-    here = meter.bandwidth("cpu")
+    here: Any = meter.bandwidth("cpu")
     assert 1e8 < here.copy < 1e13
     assert 1e8 < here.read < 1e13

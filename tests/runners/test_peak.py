@@ -91,7 +91,7 @@ def test_several_outputs_and_lists_count():
         values, indices = kib(1).sort()
         pieces = list(torch.zeros(4, 8).unbind())  # views
         assert memory.current == values.nbytes + indices.nbytes + 4 * 8 * 4
-        made = torch._foreach_add(pieces, 1.0)
+        made = torch._foreach_add(pieces, 1.0)  # pyright: ignore[reportPrivateImportUsage]
         assert memory.current == values.nbytes + indices.nbytes + 2 * 4 * 8 * 4
     del made
 
