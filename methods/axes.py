@@ -97,9 +97,9 @@ class Selection:
         """Cost of its own state."""
         return Footprint()
 
-    def lossless(self, n: int) -> Selection:
-        """Settings under which nothing leaves in n tokens."""
-        return self
+    def lossless(self, n: int) -> Selection | None:
+        """Settings under which nothing leaves in n tokens, or None where there are none."""
+        return self if self.when == "never" else None
 
 
 @dataclass(frozen=True)

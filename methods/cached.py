@@ -238,5 +238,5 @@ class Cached(Method):
         return stored + self.memory.footprint(layer, batch).held.payload
 
     def lossless(self, n: int) -> Cached | None:
-        store = self.store.lossless(n)
-        return store and replace(self, selection=self.selection.lossless(n), store=store)
+        selection, store = self.selection.lossless(n), self.store.lossless(n)
+        return replace(self, selection=selection, store=store) if selection and store else None
