@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -76,14 +77,13 @@ def plan(axes: Sequence[str], exclude: Iterable[Mapping[str, Any]], results: Pat
     fixed, swept = _split(axes)
     composer = Composer(fixed, search)
     rules = [_rule(entry) for entry in exclude]
-    composed = [(overrides, composer(overrides)) for overrides in product(*swept)]
-    kept = [(o, c) for o, c in composed if not any(rule(c) for rule in rules)]
+    kept = [overrides for overrides in product(*swept) if not any(rule(overrides, composer) for rule in rules)]
     if not kept:
-        why = "every cell is excluded" if composed else "an axis has no values"
-        raise UsageError(f"the sweep is empty: {why}; see hydra.sweeper.params and hydra.sweeper.exclude")
+        raise UsageError("the sweep is empty: every cell is excluded; see hydra.sweeper.exclude")
     records = {r.id: r for r in load_records(results)} if results.exists() else {}
     planned: dict[str, Planned] = {}
-    for overrides, c in kept:
+    for overrides in kept:
+        c = composer(overrides)
         cell = cells.describe(c.config)
         key = cells.identify(cell)
         # Two ways to say one cell are one cell.
@@ -107,15 +107,17 @@ def _split(axes: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     return fixed, swept
 
 
-def _rule(entry: Mapping[str, Any]):
-    """Whether a composed cell matches everything that an entry of `exclude` says."""
+def _rule(entry: Mapping[str, Any]) -> Callable[[Sequence[str], Composer], bool]:
+    """Whether a cell, given by its overrides, matches everything that an entry of `exclude` says."""
     wanted = {
         key: {str(v) for v in (values if isinstance(values, (list, tuple)) else [values])}
         for key, values in entry.items()
     }
 
-    def holds(composed: Composed) -> bool:
-        return all(_matches(composed.value(key), values) for key, values in wanted.items())
+    def holds(overrides: Sequence[str], composer: Composer) -> bool:
+        given = dict(o.split("=", 1) for o in overrides)
+        # Mostly an entry speaks of axes alone, and nothing need be composed to know them.
+        return all(_matches(given.get(k) or composer(overrides).value(k), v) for k, v in wanted.items())
 
     return holds
 
@@ -126,4 +128,12 @@ def _matches(value: str, wanted: set[str]) -> bool:
 
 
 def _quoted_list(overrides: Sequence[str]) -> str:
-    return "[" + ",".join("'" + o.replace("\\", "\\\\").replace("'", "\\'") + "'" for o in overrides) + "]"
+    """As Hydra writes a list of texts: backslashes count only before a quote."""
+    return "[" + ",".join(f"'{_BEFORE_QUOTE.sub(_escaped, o)}'" for o in overrides) + "]"
+
+
+_BEFORE_QUOTE = re.compile(r"(\\*)('|$)")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[1] * 2 + ("\\'" if found[2] else "")

@@ -10,6 +10,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig, OmegaConf
 
+from kvfrontier.runners.errors import UsageError
+
 
 class CellSweeper(BasicSweeper):
     """configs/hydra/sweeper/kvfrontier.yaml says what the parameters are."""
@@ -31,7 +33,7 @@ class CellSweeper(BasicSweeper):
         assert config is not None
         assert launcher is not None
         return sweep.run(
-            [*(f"{axis}={_values(values)}" for axis, values in self.axes.items()), *arguments],
+            [*(f"{axis}={_values(axis, values)}" for axis, values in self.axes.items()), *arguments],
             exclude=self.exclude,
             results=Path(config.results),
             search=search_path(config.hydra),
@@ -42,8 +44,10 @@ class CellSweeper(BasicSweeper):
         )
 
 
-def _values(values: Any) -> str:
+def _values(axis: str, values: Any) -> str:
     """The values of an axis as Hydra writes a sweep: `a,b`."""
-    if isinstance(values, (list, tuple)):
-        return ",".join("null" if v is None else str(v) for v in values)
-    return str(values)
+    if not isinstance(values, (list, tuple)):
+        return str(values)
+    if not values:
+        raise UsageError(f"the sweep is empty: its axis {axis} has no values; see hydra.sweeper.params")
+    return ",".join("null" if value is None else str(value) for value in values)

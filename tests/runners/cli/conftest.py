@@ -45,6 +45,12 @@ def kvfrontier(capfd) -> Callable[..., Answer]:
 
 
 @pytest.fixture
-def run(kvfrontier, tmp_path) -> Callable[..., Answer]:
-    """Run quick cells on the tiny model, into a results folder of the test's own."""
-    return lambda *args: kvfrontier("run", *QUICK, f"results={tmp_path / 'results'}", *args)
+def quick(tmp_path) -> list[str]:
+    """Arguments of quick cells on the tiny model, and a results folder of the test's own."""
+    return [*QUICK, f"results={tmp_path / 'results'}"]
+
+
+@pytest.fixture
+def run(kvfrontier, quick) -> Callable[..., Answer]:
+    """Run quick cells."""
+    return lambda *args: kvfrontier("run", *quick, *args)
