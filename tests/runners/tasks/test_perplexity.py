@@ -63,7 +63,7 @@ def test_passages_and_hash_are_those_of_this_version(bytes_tokenizer):
     drawn = passage(bytes_tokenizer, "made", 500, 64, 0, 1, seed=0)
     content = json.dumps([drawn.place, drawn.context, drawn.scored])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    assert GOLDEN == {"version": Perplexity.version, "hash": Perplexity().hash(), "passage": digest}
+    assert {"version": Perplexity.version, "hash": Perplexity().hash(), "passage": digest} == GOLDEN
 
 
 # Numbers.
