@@ -68,4 +68,10 @@ def test_its_special_tokens_stand_apart():
     assert loaded.tokenizer.encode("a<eos>")[1:] == [loaded.tokenizer.eos_token_id]
     assert len(loaded.tokenizer) == loaded.model.config.vocab_size == 258
     assert loaded.model.config.eos_token_id == loaded.tokenizer.eos_token_id
-    assert loaded.tokenizer.chat_template is None
+
+
+def test_a_chat_message_is_a_line():
+    messages = [{"role": "user", "content": "What?"}]
+    text = load().tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.rstrip("\n") == "What?"
+    assert text.endswith("\n")
