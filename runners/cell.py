@@ -99,10 +99,7 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> None:
     """
     loaded = load(cells[0], model)
     for cell in cells:
-        if cell.context > loaded.max_context:
-            raise UsageError(
-                f"context {cell.context} is longer than the {loaded.max_context} positions of {loaded.name}; lower it"
-            )
+        _task(cell).check(loaded, cell.context)
         decode_tokens = cell.protocol["decode_tokens"]
         if decode_tokens >= cell.context:
             raise UsageError(
@@ -177,8 +174,7 @@ class Bench:
         return Session(self.loaded.model, self.method)
 
     def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
-        task = tasks.make({key: value for key, value in cell.task.items() if key != "version"})
-        return task.run(
+        return _task(cell).run(
             self._open,
             lambda: Session(self.loaded.model, Dense()),
             self.loaded,
@@ -231,6 +227,10 @@ def _method_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return {"name": entry.name, **entry.parameters, **given}
+
+
+def _task(cell: Cell) -> tasks.Task:
+    return tasks.make({key: value for key, value in cell.task.items() if key != "version"})
 
 
 def _parameters(cell: Cell) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, check_context, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, sample_set
 from kvfrontier.runners.tasks.tokens import stop_ids, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class AnswerTask(Task):
         """All samples at one context. Sample i is the same whatever was drawn before it."""
         return [self.sample(tokenizer, context, i, rng(self, seed, i)) for i in range(self.samples)]
 
+    def check(self, loaded: LoadedModel, context: int) -> None:
+        super().check(loaded, context)
+        self.sample(loaded.tokenizer, context, 0, random.Random(0))
+
     def rules(self) -> dict[str, Any]:
         return {
             "metric": "exact match without punctuation around it; of several answers, all of them are named",
@@ -102,7 +106,7 @@ class AnswerTask(Task):
         progress: Progress = lambda _: None,
     ) -> Quality:
         tokenizer = loaded.tokenizer
-        check_context(context, loaded)
+        self.check(loaded, context)
         stops = stop_ids(tokenizer, self.stop)
         results: list[dict[str, Any]] = []
         with open_session() as session:

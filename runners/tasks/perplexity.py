@@ -27,7 +27,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, check_context, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, sample_set
 from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ class Perplexity(Task):
         if self.block < 1 or self.scored < 1 or self.scored % self.block:
             raise ValueError(f"scored={self.scored} is not a multiple of block={self.block}")
 
+    def check(self, loaded: LoadedModel, context: int) -> None:
+        super().check(loaded, context)
+        if context <= self.scored:
+            raise UsageError(
+                f"context {context} leaves nothing before the {self.scored} tokens that are scored; "
+                "raise context or lower task.scored"
+            )
+
     def rules(self) -> dict[str, Any]:
         return {
             "template": "the text alone, after the tokenizer's own opening tokens",
@@ -82,12 +90,7 @@ class Perplexity(Task):
         chunk: int | None = None,
         progress: Progress = lambda _: None,
     ) -> Quality:
-        check_context(context, loaded)
-        if context <= self.scored:
-            raise UsageError(
-                f"context {context} leaves nothing before the {self.scored} tokens that are scored; "
-                "raise context or lower task.scored"
-            )
+        self.check(loaded, context)
         results: list[dict[str, Any]] = []
         wanted = [(text, i) for text in self.texts for i in range(self.passages)]
         for done, (text, index) in enumerate(wanted):

@@ -61,6 +61,11 @@ class Task(ABC):
         the prefill's chunk in tokens, or None for one shot. Raises UsageError where the context cannot hold the task.
         """
 
+    def check(self, loaded: LoadedModel, context: int) -> None:
+        """Raise UsageError where the context cannot hold the task, or the model the context. Asked for every cell
+        before a sweep begins, so it is cheap."""
+        check_context(context, loaded)
+
     def parameters(self) -> dict[str, Any]:
         """The task's configuration, defaults filled in: `make(task.parameters())` is the task again."""
         return {

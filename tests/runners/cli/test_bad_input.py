@@ -21,6 +21,8 @@ MISTAKES = {
     "wrong type": (["method=window", "method.window=wide"], "method.window='wide'"),
     "budget smaller than the sinks": (["method=sinks", "method.budget=3"], "budget 3 leaves no token beside 4 sinks"),
     "context longer than the positions": (["context=9000"], "context 9000 is longer than the 8192 positions"),
+    "context too short for the task": (["context=192"], "context 192 is too short"),
+    "context too short in a sweep": (["-m", "context=384,192"], "context 192 is too short"),
     "empty axis": (["-m", "+hydra.sweeper.params={seed: []}"], "the sweep is empty"),
     "everything excluded": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{seed: [0, 1]}]"], "the sweep is empty"),
     "unknown exclude": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{sed: 0}]"], "there is no group or key 'sed'"),
