@@ -224,6 +224,8 @@ def _init(
 
 def _why_offline(wandb: ModuleType, timeout: float) -> str:
     """Why there is no use in trying, or nothing. wandb itself would wait, or ask, for minutes."""
+    if (mode := os.environ.get("WANDB_MODE", "online")) != "online":
+        return f"WANDB_MODE={mode} is set"
     if not wandb.login(prompt=False, verify=False):
         return "no account is set up here; `wandb login` does it"
     proxies = ("https_proxy", "http_proxy", "all_proxy")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +277,17 @@ def log_online(folder: Path) -> None:
 
 
 def test_online_without_an_account_asks_for_none_and_is_kept_on_disk(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr("wandb.login", lambda prompt, verify: False)
     words = rf"out of reach \(no account is set up here; `wandb login` does it\).*: wandb sync {tmp_path}/wandb"
     with pytest.warns(TrackerWarning, match=words):
+        log_online(tmp_path)
+    assert len(read(tmp_path)["history"]) == 1
+
+
+def test_wandbs_own_switch_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.warns(TrackerWarning, match="WANDB_MODE=offline is set"):
         log_online(tmp_path)
     assert len(read(tmp_path)["history"]) == 1
 
@@ -287,6 +298,7 @@ def test_a_server_that_cannot_be_reached_costs_no_minutes(tmp_path, monkeypatch)
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setattr("wandb.login", lambda prompt, verify: True)
     settings = wandb.Settings(base_url=f"http://127.0.0.1:{port}")
     monkeypatch.setattr("wandb.setup", lambda: type("Setup", (), {"settings": settings}))
@@ -357,3 +369,78 @@ def test_wandbs_own_process_may_die(tmp_path):
     assert done.stdout == "the work went on\n", done.stderr
     assert done.stderr.count("W&B stopped taking this run (Connection lost)") == 1
     assert done.returncode == 0
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        text = (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body).decode(errors="replace")
+        self.server.heard.append(text)  # pyright: ignore[reportAttributeAccessIssue]
+        query = json.loads(text).get("query", "") if self.path == "/graphql" else ""
+        project = {"id": "cA==", "name": "kvfrontier", "entity": {"id": "ZQ==", "name": "someone"}}
+        answer: dict[str, Any] = {}
+        if "upsertBucket" in query:
+            run = {
+                "id": "cg==",
+                "name": "run",
+                "displayName": "run",
+                "config": "{}",
+                "sweepName": None,
+                "project": project,
+            }
+            answer = {"upsertBucket": {"bucket": run | {"historyLineCount": 0}, "inserted": True}}
+        elif "createRunFiles" in query:
+            answer = {"createRunFiles": {"runID": "cg==", "uploadHeaders": [], "files": []}}
+        elif "viewer" in query:
+            answer = {"viewer": {"id": "dQ==", "entity": "someone", "username": "someone", "flags": "{}"}}
+        elif "serverInfo" in query:
+            answer = {"serverInfo": {"features": [], "cliVersionInfo": {"max_cli_version": "0.99.0"}}}
+        sent = json.dumps({"data": answer} if query else {"exitcode": None, "limits": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.heard = []  # pyright: ignore[reportAttributeAccessIssue]
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+ONLINE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_tracker import log_online
+log_online(Path({folder!r}))
+"""
+
+
+@pytest.mark.slow
+def test_online_the_metrics_arrive(tmp_path, server):
+    own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE")}
+    own |= {
+        "WANDB_MODE": "online",
+        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
+        "WANDB_API_KEY": "0" * 40,
+        "NO_PROXY": "127.0.0.1",
+    }
+    script = ONLINE.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, env=own
+    )
+    assert done.returncode == 0, done.stderr
+    assert any("quality/needle/accuracy" in said and "memory/peak_less_weights" in said for said in server.heard)
+    assert len(read(tmp_path)["history"]) == 1, "and on disk too"
