@@ -97,7 +97,7 @@ def frontier_figure(board: Board, column: Column, kind: Kind = "live") -> Drawin
     quality = quality_words(column)
     title = f"{quality[0].upper()}{quality[1:]} against {'state bytes' if kind == 'live' else 'share of state'}"
     rows = [r for c in limits.contexts for r in board.at(c)]
-    _head(figure, f"{title}: {board.setting.model}", rows, front=True, columns=10 if across == 3 else 5)
+    _head(figure, f"{title}: {board.setting.model}", rows, front=True, columns={1: 5, 2: 6, 3: 10}[across])
     _foot(figure, f"{board.setting.machine}. {_interval_words(board, column)} {_flag_words(board)}")
     return Drawing(figure, " ".join(words), tips)
 
@@ -435,8 +435,9 @@ def _draw_lines(
     if _logarithmic(contexts):
         axes.set_xscale("log")
         axes.set_xlim(contexts[0] / 1.06, contexts[-1] * 1.03)
-    elif len(contexts) == 1:
-        axes.set_xlim(contexts[0] * 0.9, contexts[0] * 1.02)
+    else:
+        spare_x = (contexts[-1] - contexts[0]) or contexts[0]
+        axes.set_xlim(contexts[0] - 0.06 * spare_x, contexts[-1] + 0.04 * spare_x)
     axes.xaxis.set_major_locator(FixedLocator(list(contexts)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -497,7 +498,7 @@ def _name_ends(
 
 
 def _head(figure: Figure, title: str, rows: Sequence[Row], *, front: bool, columns: int) -> None:
-    """The title in one line, and under it the legend, `columns` entries a line."""
+    """The title in one line, and under it the legend: in two lines where it has more than `columns` entries."""
     width, height = figure.get_size_inches()
     figure.text(0.14 / width, 1 - 0.16 / height, title, fontsize=12.5, fontweight="bold", va="top", color=st.INK[0])
     families = sorted(
@@ -525,8 +526,8 @@ def _head(figure: Figure, title: str, rows: Sequence[Row], *, front: bool, colum
         )
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0.02 / width, 1 - 0.44 / height), fontsize=9,
-        ncols=min(columns, len(handles)), handletextpad=0.35, columnspacing=1.3, borderaxespad=0.1,
-        labelcolor=st.MUTED[0],
+        ncols=len(handles) if len(handles) <= columns else math.ceil(len(handles) / 2), handletextpad=0.35,
+        columnspacing=1.3, borderaxespad=0.1, labelcolor=st.MUTED[0],
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _through(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     y = lines[:, 1, None] + (lines[:, 3] - lines[:, 1])[:, None] * t
     inside_x = (x[:, None] > boxes[None, :, 0, None]) & (x[:, None] < boxes[None, :, 2, None])
     inside_y = (y[:, None] > boxes[None, :, 1, None]) & (y[:, None] < boxes[None, :, 3, None])
-    return (inside_x & inside_y).any(-1)
+    return np.asarray((inside_x & inside_y).any(-1))
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

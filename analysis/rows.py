@@ -173,9 +173,8 @@ class Row:
     @property
     def status(self) -> Status:
         """The worst of what was tried; "skipped" alone where nothing was."""
-        tried = [b.status for b in self._blocks]
-        tried = [s for s in tried if s != "skipped"] or ["skipped"]
-        return min(tried, key=WORST.index)
+        tried: list[Status] = [b.status for b in self._blocks if b.status != "skipped"]
+        return min(tried, key=WORST.index, default="skipped")
 
     @property
     def reason(self) -> str:
@@ -213,9 +212,13 @@ class Board:
 
     @property
     def headlines(self) -> list[Column]:
-        """The primary score of each task, the one with most rows first, query-aware ones last."""
-        primary = [c for c in self.columns if c.primary]
-        return sorted(primary, key=lambda c: (c.query_aware, -sum(r.score(c) is not None for r in self.rows), c.name))
+        """The primary score of each task: the one with most rows first, agreement before others, query-aware last."""
+
+        def place(column: Column) -> tuple[bool, int, bool, str]:
+            scored = sum(row.score(column) is not None for row in self.rows)
+            return column.query_aware, -scored, column.score != "agreement", column.name
+
+        return sorted((c for c in self.columns if c.primary), key=place)
 
     @property
     def ordered(self) -> list[Column]:
@@ -322,7 +325,7 @@ def _labels(records: list[Record]) -> dict[str, str]:
     }
 
 
-def _tell_apart(name: str, choices: list[Mapping[str, Any]]) -> list[str]:
+def _tell_apart(name: str, choices: Sequence[Mapping[str, Any]]) -> list[str]:
     """The name alone where there is one choice; else the name with the parameters that differ."""
     if len(choices) == 1:
         return [name]

@@ -94,7 +94,8 @@ _RC: dict[str, Any] = {
 def style(*, text: str = "path") -> Iterator[None]:
     """Everything drawn and saved inside looks like ours. `text`: letters of an SVG as "path", or "none" for text that
     takes the page's own type."""
-    with matplotlib.rc_context({**_RC, "svg.fonttype": text}):
+    settings: dict[Any, Any] = {**_RC, "svg.fonttype": text}
+    with matplotlib.rc_context(settings):
         yield
 
 

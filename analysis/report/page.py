@@ -78,7 +78,8 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
 def _front(number: int, i: int, board: Board, column: Any, standings: tables.Standings) -> dict[str, Any]:
     """The panels of one score, by live bytes and by share at 16 bits, with a sentence for each context."""
     kinds = []
-    for kind, title in (("live", "live bytes"), ("share16", "share of dense at 16 bits")):
+    titles: dict[figures.Kind, str] = {"live": "live bytes", "share16": "share of dense at 16 bits"}
+    for kind, title in titles.items():
         if not figures.drawable(board, column, kind, _LEAST):
             continue
         panels = []

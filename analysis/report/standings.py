@@ -37,7 +37,9 @@ def standings(board: Board) -> dict[tuple[str, int], Standing]:
 
 def _standing(rows: list[Row], column: Column, context: int) -> Standing:
     comparison = frontier.compare(rows, column)
-    verdicts = {cost: frontier.judge(frontier.points(rows, column, cost), comparison.better) for cost in COSTS}
+    verdicts: dict[Cost, Mapping[str, Verdict]] = {
+        cost: frontier.judge(frontier.points(rows, column, cost), comparison.better) for cost in COSTS
+    }
     return Standing(context, column, verdicts, comparison.ranks(), _words(rows, column, comparison, verdicts["live"]))
 
 
@@ -47,6 +49,10 @@ def _words(rows: list[Row], column: Column, comparison: frontier.Comparison, ver
     best = sorted((m for m, v in verdicts.items() if v.standing == "front"), key=lambda m: by_name[m].live or 0)
     if not best:
         return "No method that competes has both a score and bytes here."
+
+    scores = {score.value for row in rows if (score := row.score(column))}
+    if len(rows) > 1 and len(scores) == 1:
+        return f"Every method scores {number(scores.pop())} here, so this score does not tell them apart."
 
     def told(name: str) -> str:
         row = by_name[name]

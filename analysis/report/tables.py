@@ -295,7 +295,7 @@ def machine_lines(board: Board) -> list[str]:
         {(r.context, r.time.prompt_tokens, r.time.decoded_tokens) for r in board.rows if r.time.prompt_tokens}
     )
     timed = "; ".join(f"{c:,}: {p:,} prompt + {d} decoded tokens" for c, p, d in shapes)
-    threads = f", {s.threads} threads" if s.device_kind == "cpu" else ""
+    threads = f", {s.threads} thread{'s' * (s.threads != 1)}" if s.device_kind == "cpu" else ""
     return [
         f"Model {s.model}{revision}, {s.dtype}, batch {s.batch}.",
         f"Measured {when} on {s.device} ({s.device_kind}{threads}; {s.platform}).",
@@ -312,7 +312,7 @@ def csv(found: Sequence[tuple[Board, Standings]]) -> str:
     extra: dict[str, list[str | int | None]] = {}
     for column in columns:
         ranks: list[str | int | None] = []
-        words: dict[str, list[str | int | None]] = {cost: [] for cost in COST_TITLES}
+        words: dict[Cost, list[str | int | None]] = {cost: [] for cost in COST_TITLES}
         for board, standings in found:
             for row in board.rows:
                 standing = standings.get((column.name, row.context))

@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
@@ -135,7 +137,7 @@ def test_the_page_asks_nobody_for_anything_and_is_well_formed(report):
     assert not re.search(r"url\((?!#)", text)
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     assert len(ids) == len(set(ids))
-    policies = [a.get("content") for t, a in tags.found if t == "meta" and "http-equiv" in a]
+    policies = [a.get("content") or "" for t, a in tags.found if t == "meta" and "http-equiv" in a]
     assert policies and policies[0].startswith("default-src 'none'")
 
 
@@ -230,6 +232,28 @@ def test_the_reasons_for_the_front_are_told_in_words(records):
     words = standings(board)["needle.accuracy", 1024].words
     assert words.startswith("On the front, smallest first: kivi2 (")
     assert "not significantly worse than dense" in words
+
+
+def test_a_score_that_all_share_is_said_to_tell_nothing(cell_of):
+    zero = {"quality__scores__agreement__value": 0.0}
+    (board,) = boards([cell_of("dense", **zero), cell_of("sinks", **zero)])
+    assert "does not tell them apart" in standings(board)["perplexity.agreement", 1024].words
+
+
+@pytest.mark.parametrize("contexts", [(512,), (384, 512), (512, 4096), (512, 1024, 2048)])
+def test_names_at_the_ends_of_lines_stand_where_the_lines_end(cell_of, contexts):
+    (board,) = boards([cell_of(m, c) for m in ("dense", "sinks", "kivi4") for c in contexts])
+    with style.style():
+        drawing = figures.decode_time(board)
+        drawing.figure.savefig(BytesIO(), format="svg")
+    (axes,) = drawing.figure.axes
+    inch = drawing.figure.dpi_scale_trans.inverted()
+    edge = inch.transform(axes.transAxes.transform((1, 0)))[0]
+    leaders = [x for line in axes.lines if len(x := np.asarray(line.get_xdata())) == 4]
+    assert len(leaders) == 3
+    last = inch.transform(axes.transData.transform((contexts[-1], 50)))[0]
+    assert all(last < x[0] < x[-1] < edge + 0.25 for x in leaders)
+    assert [t.get_position()[0] for t in axes.texts] == pytest.approx([edge + 0.25] * 3)
 
 
 def test_each_figure_names_units_model_and_machine(records):

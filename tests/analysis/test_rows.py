@@ -20,6 +20,8 @@ def test_a_row_joins_the_tasks_of_one_method_at_one_context(records):
         "perplexity.kl",
         "needle.accuracy",
     }
+    assert row.memory.live_payload and row.memory.live_slack and row.memory.peak and row.memory.weights
+    assert row.time.decode
     assert row.live == row.memory.live_payload + row.memory.live_slack
     assert row.over_weights(row.memory.peak) == row.memory.peak - row.memory.weights
     assert row.seconds_per_token == row.time.decode.median / 32
@@ -104,9 +106,11 @@ def test_seeds_are_pooled(cell_of):
     (board,) = boards([first, second])
     (row,) = board.rows
     score = row.score(board.columns[0])
+    single = first.quality.scores["accuracy"]
+    assert score
     assert score.n == 16
     assert score.value == first.quality.scores["accuracy"].value
-    single = first.quality.scores["accuracy"]
+    assert score.high and score.low
     assert score.high - score.low < single.high - single.low
 
 

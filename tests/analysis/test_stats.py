@@ -69,7 +69,7 @@ def test_the_bootstrap_of_a_constant_is_that_constant():
 
 
 def test_units_are_blocks_where_there_are_blocks(cell_of):
-    assert len(units(cell_of("dense").quality, "perplexity")) == 16
-    assert set(units(cell_of("dense", task="needle").quality, "accuracy")) == {1.0}
+    assert len(units(cell_of("dense").quality, "perplexity") or ()) == 16
+    assert units(cell_of("dense", task="needle").quality, "accuracy") == [1.0] * 8
     assert units(cell_of("dense").quality, "unheard_of") is None
     assert units(cell_of("dense", quality__samples=()).quality, "agreement") is None
