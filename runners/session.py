@@ -240,7 +240,7 @@ class Session:
                 raise ValueError(
                     f"{type(self.model).__name__} takes no position_ids; give its rows one by one instead of padded"
                 )
-        pieces = ids.split(chunk or ids.shape[1], 1)
+        pieces = list(ids.split(chunk or ids.shape[1], 1))
         bridge = self.bridge
         if bridge.one_shot and (len(pieces) > 1 or self._prompt):
             raise ValueError(f"{bridge.one_shot}; give the whole prompt at once, with chunk=None")
@@ -389,8 +389,8 @@ class Session:
         if not self.bridge.learned_positions and all(free):
             return
         raise UsageError(
-            f"context of {n} tokens is longer than the {limit} positions of {type(self.model).__name__}; shorten it, or "
-            "choose a method whose positions are those in the cache"
+            f"context of {n} tokens is longer than the {limit} positions of {type(self.model).__name__}; shorten it, "
+            "or choose a method whose positions are those in the cache"
         )
 
     def run(

@@ -192,6 +192,19 @@ def test_dense_with_the_models_windows_equals_the_models_own(kind: str) -> None:
                 assert method.footprint(layer, 2, PROMPT, TOTAL - PROMPT).held.live == 2 * layer.window * layer.kv_bytes
 
 
+@pytest.mark.parametrize("chunk", [None, 96])
+def test_logits_equal_the_embedded_models_own(smollm2: Any, chunk: int | None) -> None:
+    text = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 14
+    ids = smollm2.tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = own(smollm2.model, ids)[:, -21:]
+    with Session(smollm2.model, Dense()) as session:
+        got = [session.prefill(ids[:, :-20], chunk=chunk)[:, None]]
+        got += session._decode(ids[:, -20:-10], keep=None)[:, None].unbind(1)
+        got += [session.decode(ids[:, i : i + 1 or None])[:, None] for i in range(-10, 0)]
+    assert (torch.cat(got, 1) - expected).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3_text", "qwen3_next"])
 def test_left_padded_rows_equal_each_row_alone(kind: str) -> None:
     model, ids = tiny(kind), tokens()
