@@ -174,7 +174,7 @@ class Row:
     def status(self) -> Status:
         """The worst of what was tried; "skipped" alone where nothing was."""
         tried: list[Status] = [b.status for b in self._blocks if b.status != "skipped"]
-        return min(tried, key=WORST.index, default="skipped")
+        return min(tried, key=WORST.index) if tried else "skipped"
 
     @property
     def reason(self) -> str:
@@ -345,6 +345,8 @@ def _columns(records: list[Record]) -> dict[tuple[str, str], Column]:
         hashes = sorted(ways[task])
         settled = [_constant([r.cell.task for r in ways[task][h]]) for h in hashes]
         titles = _tell_apart(task, settled)
+        if len(hashes) == 1 and settled[0].get("compress_at") == "prompt":
+            titles = [f"{task} (compress_at=prompt)"]  # never unsaid, also where there is nothing to tell it from
         if len(set(titles)) < len(titles):
             titles = [f"{t} (v{ways[task][h][0].quality.task_version})" for t, h in zip(titles, hashes, strict=True)]
         if len(set(titles)) < len(titles):

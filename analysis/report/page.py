@@ -70,7 +70,7 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
         "lines": _line_figures(number, board),
         "failures": tables.failures(board),
         "machine": tables.machine_lines(board),
-        "command": command(board),
+        "commands": commands(board),
         "fullest": max(board.contexts, key=lambda c: (sum(len(row.answers) for row in board.at(c)), c)),
     }
 
@@ -142,15 +142,34 @@ def _has_flag(board: Board, flag: str) -> bool:
     return any(flag in row.flags for row in board.rows) or any(flag in column.flags for column in board.columns)
 
 
-def command(board: Board) -> str:
-    """The command line that runs these cells again, from what the records have in common."""
-    cells = [record.cell for record in board.records]
-    tasks = list(dict.fromkeys(str(cell.task.get("name")) for cell in cells))
-    methods = list(dict.fromkeys(record.info.label for record in board.records))
-    words = ["kvfrontier", "run", "-m", f"model={board.setting.model}", f"method={','.join(sorted(methods))}"]
-    words += [f"context={','.join(map(str, board.contexts))}", f"task={','.join(sorted(tasks))}"]
-    words += [f"dtype={board.setting.dtype}", f"device={cells[0].device}"]
-    return " ".join(shlex.quote(word) for word in words)
+def commands(board: Board) -> list[str]:
+    """Command lines that run these cells again: one a task and way of asking, for the contexts that have the same
+    methods. A method is named by its label, as the shipped choices are."""
+    asked: dict[str, dict[int, set[str]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for record in board.records:
+        by_name.setdefault(str(record.cell.task.get("name")), []).append(record.cell.task)
+    for record in board.records:
+        task = record.cell.task
+        name = str(task.get("name"))
+        told = [k for k in sorted(task) if any(o.get(k) != task[k] for o in by_name[name]) or _aware(k, task[k])]
+        words = [f"task={name}", *(f"task.{k}={task[k]}" for k in told)]
+        asked.setdefault(shlex.join(words), {}).setdefault(record.cell.context, set()).add(record.info.label)
+    first = board.records[0]
+    model = first.config.get("model", {}).get("name", board.setting.model)
+    around = [f"model={model}", f"dtype={board.setting.dtype}", f"device={first.cell.device}"]
+    around += [f"batch={board.setting.batch}"] * (board.setting.batch != 1)
+    lines = []
+    for task, contexts in sorted(asked.items()):
+        for methods in dict.fromkeys(tuple(sorted(contexts[c])) for c in sorted(contexts)):
+            alike = [str(c) for c in sorted(contexts) if tuple(sorted(contexts[c])) == methods]
+            chosen = [f"method={','.join(methods)}", f"context={','.join(alike)}"]
+            lines.append(f"kvfrontier run -m {shlex.join([*around, *chosen])} {task}")
+    return lines
+
+
+def _aware(key: str, value: Any) -> bool:
+    return (key, value) == ("compress_at", "prompt")
 
 
 # Figures inside the page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,9 +51,9 @@ def fields(board: Board, standings: Standings) -> list[Field]:
             Field(
                 "Front",
                 "front",
-                f"Whether no other method has both a better {board.short(main)} and fewer live bytes at this "
-                "context. ● on the front; ◐ on it, but a smaller method is worse by no more than noise; a dash where "
-                "another method is better in both. Methods that need training, only simulate their saving or cache "
+                f"Whether no other method has at least this {board.short(main)} in no more live bytes. ● on the "
+                "front; ◐ on it, but a smaller method is worse by no more than noise; a dash where another method is "
+                "at least as good and no larger. Methods that need training, only simulate their saving or cache "
                 "nothing do not compete (blank).",
                 lambda row: _front(standings, main, row),
             )
@@ -295,12 +296,14 @@ def machine_lines(board: Board) -> list[str]:
         {(r.context, r.time.prompt_tokens, r.time.decoded_tokens) for r in board.rows if r.time.prompt_tokens}
     )
     timed = "; ".join(f"{c:,}: {p:,} prompt + {d} decoded tokens" for c, p, d in shapes)
+    protocol = ", ".join(f"{k} {v}" for k, v in json.loads(s.protocol).items())
     threads = f", {s.threads} thread{'s' * (s.threads != 1)}" if s.device_kind == "cpu" else ""
     return [
         f"Model {s.model}{revision}, {s.dtype}, batch {s.batch}.",
         f"Measured {when} on {s.device} ({s.device_kind}{threads}; {s.platform}).",
         f"Python {s.python}, torch {s.torch}, transformers {s.transformers}, kvfrontier {', '.join(environments)}.",
         *([f"Bytes and times are of one device and one way of measuring, by context: {timed}."] if timed else []),
+        *([f"Protocol: {protocol}."] if protocol else []),
         *(f"{note[0].upper()}{note[1:]}." for note in board.notes),
     ]
 

@@ -50,6 +50,11 @@ def test_two_task_hashes_are_two_columns_named_by_what_differs(cell_of):
     assert board.headlines == [context, asked]
 
 
+def test_a_query_aware_column_says_so_in_its_name_even_alone(cell_of):
+    (board,) = boards([cell_of("snapkv", task="needle", cell__task={"name": "needle", "compress_at": "prompt"})])
+    assert [c.name for c in board.columns] == ["needle (compress_at=prompt).accuracy"]
+
+
 def test_hashes_that_no_parameter_tells_apart_are_still_two_columns(cell_of):
     (board,) = boards([cell_of("dense", task="needle"), cell_of("sinks", task="needle", quality__task_hash="abcdef99")])
     assert len({c.name for c in board.columns}) == 2
