@@ -120,7 +120,7 @@ class Cached(Method):
             if a == 0 and b == T:
                 return self._piece(q, k, v, q_pre, k_pre, state, layer, step)
             piece = (None if x is None else x[:, :, a:b] for x in (q, k, v, q_pre, k_pre))
-            outputs.append(self._piece(*piece, state, layer, step))  # pyright: ignore[reportArgumentType]
+            outputs.append(self._piece(*piece, state, layer, step))  # pyright: ignore[reportArgumentType, reportCallIssue]
             a = b
         return torch.cat(outputs, 2)
 

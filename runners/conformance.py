@@ -306,7 +306,7 @@ def it_runs_in_bfloat16(method: Method) -> None:
         at, x = layer.at(dtype), [t.to(torch.bfloat16).to(dtype) for t in (q, k, v)]
         state = method.init_state(at, 1)
         step = Step(torch.arange(60)[None], 0, unrotated=lambda x=x: (x[0], x[1]))
-        found.append(method.attend(*x, state, at, step))
+        found.append(method.attend(x[0], x[1], x[2], state, at, step))
         assert found[-1].dtype == dtype, f"the output is {found[-1].dtype} for {dtype}"
     # bfloat16 keeps 8 bits.
     _expect_close(
@@ -362,7 +362,8 @@ def sealing_twice_changes_nothing(method: Method) -> None:
 @check
 def hyper_parameters_are_all_it_holds(method: Method) -> None:
     """A method is frozen; what it learns or remembers is elsewhere."""
-    assert dataclasses.is_dataclass(method) and type(method).__dataclass_params__.frozen, "not a frozen dataclass"
+    made: Any = type(method)
+    assert dataclasses.is_dataclass(method) and made.__dataclass_params__.frozen, "not a frozen dataclass"
     assert hash(method) == hash(dataclasses.replace(method)), "equal hyper-parameters must be equal methods"
     hidden = set(vars(method)) - {f.name for f in dataclasses.fields(method)}
     assert not hidden, f"it carries {sorted(hidden)} beside its hyper-parameters"

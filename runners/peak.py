@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 
 def track(device: torch.device | str, external: Iterable[Tensor] = (), *, workspace: bool = False) -> PeakMemory:
@@ -163,14 +162,30 @@ class _Storages(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        unknown = [t for t in tree_iter(out) if isinstance(t, Tensor)]
-        # A view of a tensor from before the block is no new memory, except that torch.tensor() comes as such.
-        if func is not torch.ops.aten.lift_fresh.default and any(_key(t) not in self._live for t in unknown):
-            before = {_key(t) for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)} - self._live.keys()
-            unknown = [t for t in unknown if _key(t) not in before]
-        for tensor in unknown:
-            self.count(tensor)
+        new = [tensor for tensor in _tensors(out) if not self._knows(tensor)]
+        if new:
+            # A view of a tensor from before the block is no new memory, except that torch.tensor() comes as such.
+            fresh = func is torch.ops.aten.lift_fresh.default
+            before = () if fresh else {_key(tensor) for tensor in _tensors((*args, *kwargs.values()))}
+            for tensor in new:
+                if _key(tensor) not in before:
+                    self.count(tensor)
         return out
+
+    def _knows(self, tensor: Tensor) -> bool:
+        """Whether its storage is counted, at the size it has now."""
+        storage = tensor.untyped_storage()
+        known = self._live.get(storage._cdata)
+        return known is not None and known[0] == storage.nbytes()
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments or outputs."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)
 
 
 def _key(tensor: Tensor) -> int:
@@ -185,7 +200,7 @@ def _peak_of_allocations(profiler: profile) -> int:
     events = [e for e in results.events() if e.name() == "[memory]" and e.device_type().name == "CPU"]
     current = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        current += event.nbytes()
+        current += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
         peak = max(peak, current)
     return peak
 

@@ -49,8 +49,8 @@ class PerRow(Method):
 
             seen = max(0, step.start - self.pads[b])
             own = replace(step, pos=step.pos[b : b + 1, p:], start=seen, pads=None, unrotated=pre)
-            one = (x[b : b + 1, :, p:] for x in (q, k, v))
-            out[b : b + 1, :, p:] = self.inner.attend(*one, row, layer, own)
+            q_row, k_row, v_row = (x[b : b + 1, :, p:] for x in (q, k, v))
+            out[b : b + 1, :, p:] = self.inner.attend(q_row, k_row, v_row, row, layer, own)
         return out
 
     def seal(self, state: Any, layer: Layer) -> None:

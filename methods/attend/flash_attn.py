@@ -33,9 +33,7 @@ def attend(
     check()
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
         raise refuse("flash_attn", f"it needs half precision on CUDA, not {q.dtype} on {q.device.type}")
-    import flash_attn  # pyright: ignore[reportMissingImports]
-
-    o, total, _ = flash_attn.flash_attn_func(
+    o, total, _ = importlib.import_module("flash_attn").flash_attn_func(
         *(x.transpose(1, 2) for x in (q, k, v)),
         softmax_scale=scale,
         causal=causal,

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _convert(gguf: Path, folder: Path, source: Source) -> None:
 
     with quiet_transformers(), _quiet_gguf():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         _split_digits_as_trained(tokenizer, gguf)
         _check(model, tokenizer, source)
         # The weights are plain by now; left in, these would have them read as packed again.
@@ -165,8 +166,7 @@ def _convert(gguf: Path, folder: Path, source: Source) -> None:
 @contextmanager
 def _quiet_gguf() -> Iterator[None]:
     """Without the one progress bar that transformers' own switch does not reach."""
-    from transformers import modeling_gguf_pytorch_utils as reading
-
+    reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     bar = reading.tqdm
     reading.tqdm = lambda tensors, **_: tensors
     try:

@@ -44,7 +44,7 @@ class LoadedModel:
         return self.model.dtype
 
 
-def ready(model: nn.Module, tokenizer: Any, *, device: str, name: str, revision: str, license_name: str) -> LoadedModel:
+def ready(model: Any, tokenizer: Any, *, device: str, name: str, revision: str, license_name: str) -> LoadedModel:
     """Move the model to its device, freeze it, and read off the rest. torch.OutOfMemoryError where it does not fit."""
     model.to(device)
     model.eval().requires_grad_(False)

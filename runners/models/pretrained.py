@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -68,9 +69,8 @@ def load_folder(
             # Never code that a folder brings: transformers would ask on the terminal.
             options = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True, **options
-            )
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+            model, found = loaded
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise UsageError(
@@ -120,7 +120,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        HTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,

@@ -64,7 +64,7 @@ class Tiny:
             model = LlamaForCausalLM(config)
         revision = _content_hash(model)
         return ready(
-            model.to(dtype),
+            model.to(dtype=dtype),  # pyright: ignore[reportCallIssue]
             tokenizer,
             device=device,
             name=self.name,

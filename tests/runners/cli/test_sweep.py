@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,5 +148,5 @@ def test_a_job_is_told_its_cells_whatever_they_hold(value):
 
     from kvfrontier.runners.plan import _quoted_list
 
-    told = OverridesParser.create().parse_override(f"cells=[{_quoted_list([value, 'b=2'])}]").value()
+    told: Any = OverridesParser.create().parse_override(f"cells=[{_quoted_list([value, 'b=2'])}]").value()
     assert [[str(o) for o in cell] for cell in told] == [[value, "b=2"]]
