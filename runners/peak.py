@@ -168,7 +168,7 @@ class _Storages(TorchDispatchMode):
             fresh = func is torch.ops.aten.lift_fresh.default
             before = () if fresh else {_key(tensor) for tensor in _tensors((*args, *kwargs.values()))}
             for tensor in new:
-                if _key(tensor) not in before:
+                if _key(tensor) in self._live or _key(tensor) not in before:
                     self.count(tensor)
         return out
 
