@@ -54,6 +54,11 @@ class Selection:
     query_sensitive: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
 
+    @property
+    def local(self) -> bool:
+        """What stays is the newest stretch of the text, and nothing older."""
+        return False
+
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the parameters make no sense for this layer."""
 

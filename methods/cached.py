@@ -16,9 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kvfrontier.methods import attend as backends
-from kvfrontier.methods.attend import Part
-from kvfrontier.methods.axes import Memory, Positions, Selection, Store, arange, gather
+from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge, needs_grad
+from kvfrontier.methods.axes import Memory, Positions, Selection, Span, Store, arange, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import State
@@ -47,7 +46,7 @@ class Cached(Method):
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        backends.check(self.backend)
+        check(self.backend)
         selection, store = type(self.selection).__name__, type(self.store).__name__
         if self.selection.when == "order" and not self.store.streams:
             raise ValueError(
@@ -92,6 +91,14 @@ class Cached(Method):
     @property
     def shareable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.selection.when == "never" and type(self.store) is DenseStore
+
+    @property
+    def unrotated(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.positions.unrotated
+
+    @property
+    def any_length(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.positions.unrotated or (self.selection.local and self.memory.join is None)
 
     @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -140,54 +147,81 @@ class Cached(Method):
         if k is not None and v is not None:
             self.store.append(state.store, self.positions.stored(k, k_pre), v)
         S = self.store.n(state.store) - T
-        front = self.memory.slots()
-        spans = self.selection.spans(S, T)
-        attend = backends.choose(self.backend, layer, backends.needs_grad(q, *((k, v) if k is not None else ())))  # pyright: ignore[reportArgumentType]
-        one_part = len(spans) == 1 and self.memory.join is None and step.sinks is None
-
-        def place(capped: bool = False) -> Tensor:
-            if not self.positions.unrotated:
-                return q
-            slots, cap = arange(front + S, front + S + T, q), self.selection.cap()
-            return self.positions.query(q, q_pre, slots.clamp(max=front + cap) if capped and cap else slots, layer)
-
-        def keys_at(keys: Tensor, slot: int) -> Tensor:
-            return self.positions.keys(keys, front + slot, layer)
-
-        parts: list[Part] = []
-        for span in spans:
-            parts += self.store.attend(state.store, place(span.capped), span, keys_at, layer, attend, not one_part)
-        begin, end = self.selection.left(S, T) if k is not None else (0, 0)
-        read = None
-        if self.memory.join:
-            gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
-            counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
-            asked = q_pre if self.memory.wants_unrotated else place(capped=True)
-            assert asked is not None
-            read = self.memory.read(state.memory, asked, layer, *gone, counts)
-            if read is not None and self.memory.join == "softmax":
-                parts.append(read)
-        part = backends.merge(parts) if parts else read
-        assert part is not None
-        if step.sinks is not None:
-            part = backends.add_sink_logits(part, step.sinks)
-        if read is not None and self.memory.join == "gate":
-            part = self.memory.mix(part, read, layer)
-
+        leaving = self.selection.left(S, T) if k is not None else (0, 0)
+        if T == 1 and self.selection.rolling and step.phase != "score":
+            # For one token what leaves can leave first: it then sees all that is left, in one part.
+            self._let_leave(state, *leaving)
+            S, leaving = self.store.n(state.store) - 1, (0, 0)
+            spans = [Span(0, S + 1)] if S >= 0 else []
+        else:
+            spans = self.selection.spans(S, T)
+        attend = choose(self.backend, layer, needs_grad(*(x for x in (q, k, v) if x is not None)))
+        part = self._output(q, q_pre, spans, S, leaving, attend, state, layer, step)
         if k is None:
             return part[0]
         if step.phase == "score":
             self.store.drop(state.store, S, S + T)
             return part[0]
         if self.selection.when == "seal" and not state.sealed:
-            self.selection.observe(state.selection, place())
+            self.selection.observe(state.selection, self._placed(q, q_pre, S, layer))
         state.seen += T
+        self._let_leave(state, *leaving)
+        self.store.settle(state.store)
+        return part[0]
+
+    def _output(
+        self,
+        q: Tensor,
+        q_pre: Tensor | None,
+        spans: list[Span],
+        S: int,
+        leaving: tuple[int, int],
+        attend: Attend,
+        state: CachedState,
+        layer: Layer,
+        step: Step,
+    ) -> Part:
+        """Attention over the spans, with the memory and the model's own sinks."""
+        T, (begin, end) = q.shape[2], leaving
+        one_part = len(spans) == 1 and self.memory.join is None and step.sinks is None
+
+        def keys_at(keys: Tensor, slot: int) -> Tensor:
+            return self.positions.keys(keys, self.memory.slots() + slot, layer)
+
+        parts: list[Part] = []
+        for span in spans:
+            placed = self._placed(q, q_pre, S, layer, span.capped)
+            parts += self.store.attend(state.store, placed, span, keys_at, layer, attend, not one_part)
+        read = None
+        if self.memory.join:
+            gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
+            counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
+            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, capped=True)
+            assert asked is not None
+            read = self.memory.read(state.memory, asked, layer, *gone, counts)
+            if read is not None and self.memory.join == "softmax":
+                parts.append(read)
+        part = merge(parts) if parts else read
+        assert part is not None
+        if step.sinks is not None:
+            part = add_sink_logits(part, step.sinks)
+        if read is not None and self.memory.join == "gate":
+            part = self.memory.mix(part, read, layer)
+        return part
+
+    def _placed(self, q: Tensor, q_pre: Tensor | None, S: int, layer: Layer, capped: bool = False) -> Tensor:
+        """Queries at their slots behind S others, where positions are those in the cache."""
+        if not self.positions.unrotated:
+            return q
+        front, cap = self.memory.slots(), self.selection.cap()
+        slots = arange(front + S, front + S + q.shape[2], q)
+        return self.positions.query(q, q_pre, slots.clamp(max=front + cap) if capped and cap else slots, layer)
+
+    def _let_leave(self, state: CachedState, begin: int, end: int) -> None:
         if end > begin:
             if self.memory.join:
                 self.memory.absorb(state.memory, *self.store.read(state.store, begin, end))
             self.store.drop(state.store, begin, end)
-        self.store.settle(state.store)
-        return part[0]
 
     def seal(self, state: Any, layer: Layer) -> None:
         if state.sealed:

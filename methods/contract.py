@@ -101,6 +101,10 @@ class Method:
     adopts: ClassVar[Literal["kv", "kv+queries"] | None] = None
     #: Its state may be read by another layer (cross-layer sharing).
     shareable: ClassVar[bool] = False
+    #: It reads queries and keys before RoPE (`Step.pre`).
+    unrotated: ClassVar[bool] = False
+    #: No query meets a key from further away than the state is long, so a text may outrun the model's positions.
+    any_length: ClassVar[bool] = False
     #: The hyper-parameter that a budget solves for, or None.
     knob: ClassVar[str | None] = None
 

@@ -128,7 +128,7 @@ class Session:
                 )
             method.validate(layer)
             chosen.append(method)
-        self.unrotated = any(_reads_unrotated(method) for method in chosen)
+        self.unrotated = any(method.unrotated for method in chosen)
         return chosen
 
     # ------------------------------------------------------------------------------------------ the state
@@ -383,8 +383,7 @@ class Session:
         if limit is None or n - min(pads or (0,)) <= limit:
             return
         free = (
-            layer.window is not None or _stays_in_range(m)
-            for layer, m in zip(self.bridge.layers, self._methods, strict=True)
+            layer.window is not None or m.any_length for layer, m in zip(self.bridge.layers, self._methods, strict=True)
         )
         if not self.bridge.learned_positions and all(free):
             return
@@ -566,15 +565,3 @@ class Session:
         if seal:
             self.seal()
         return self.last_logits
-
-
-def _stays_in_range(method: Method) -> bool:
-    """Whether no query meets a key from further away than the method's own budget, however long the text is."""
-    if getattr(getattr(method, "positions", None), "unrotated", False):
-        return True
-    return method.bounded and not getattr(getattr(method, "selection", None), "sinks", 0)
-
-
-def _reads_unrotated(method: Method) -> bool:
-    """Methods that do not say are taken to read them."""
-    return getattr(getattr(method, "positions", None), "unrotated", True)

@@ -40,6 +40,10 @@ class SegmentSelection(Selection):
         if self.segment < 1:
             raise ValueError(f"segment {self.segment} holds no token; set method.segment to at least 1")
 
+    @property
+    def local(self) -> bool:
+        return True
+
     def room(self, n: int) -> int:
         return self.segment - n % self.segment
 

@@ -35,6 +35,10 @@ class WindowSelection(Selection):
                 f"window {self.window} and sinks {self.sinks} are numbers of tokens and cannot be negative"
             )
 
+    @property
+    def local(self) -> bool:
+        return self.sinks == 0
+
     def room(self, n: int) -> int:
         # The sinks are the first tokens of the text: up to there attention is plain, after it they are seen by all.
         return self.sinks - n if n < self.sinks else ENDLESS

@@ -1,0 +1,211 @@
+"""The benchmark of the benchmark: our dense attention beside transformers' own, and what bounded state is worth.
+
+Everything is measured side by side in one run, on random weights of the embedded model's shape. Timings are
+interleaved, one of ours and one of theirs, and given as ratios: a machine's drift falls on both.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from kvfrontier import methods
+from kvfrontier.runners import environment
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.meter import measure_memory, quartiles, synchronize
+from kvfrontier.runners.record import Environment
+from kvfrontier.runners.session import Session
+
+
+class Row(BaseModel):
+    """One comparison: `value` is ours over theirs, with the quartiles of its pairs; `goal` what it must not exceed."""
+
+    claim: str
+    value: float
+    q1: float | None = None
+    q3: float | None = None
+    n: int = 1
+    goal: float
+    absolute: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value <= self.goal
+
+
+class Benchmark(BaseModel):
+    """All rows of one run, and where it ran."""
+
+    environment: Environment
+    context: int
+    threads: int
+    rows: list[Row]
+
+
+def run(context: int, pairs: int, device: str, say: Callable[[str], None]) -> Benchmark:
+    """Measure everything at `context` tokens, with at least 7 `pairs` of timings."""
+    if pairs < 7:
+        raise UsageError(f"{pairs} pairs are too few for quartiles that mean something; give at least 7")
+    model = _model(context, device)
+    with torch.no_grad():
+        rows = [_decode(model, context, pairs, say), _prefill(model, context, pairs, say), *_peaks(model, context, say)]
+        rows += _flat(model, context, say)
+    return Benchmark(
+        environment=environment.describe(device), context=context, threads=torch.get_num_threads(), rows=rows
+    )
+
+
+def _model(context: int, device: str) -> LlamaForCausalLM:
+    """SmolLM2-135M's shape with random weights: speed and memory do not depend on them."""
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=4 * context + 1024, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def _stock(model: LlamaForCausalLM) -> tuple[LlamaForCausalLM, DynamicCache]:
+    """The same weights under transformers' own attention, and an empty cache of its own."""
+    with torch.device("meta"):
+        stock = LlamaForCausalLM(copy.deepcopy(model.config))
+    stock.load_state_dict(model.state_dict(), assign=True)
+    stock.model.rotary_emb = model.model.rotary_emb
+    stock.tie_weights()
+    stock.set_attn_implementation("sdpa")
+    return stock.eval().requires_grad_(False), DynamicCache(config=stock.config)
+
+
+def _ids(model: LlamaForCausalLM, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(n)
+    return torch.randint(0, model.config.vocab_size, (1, n), generator=generator).to(model.device)
+
+
+def _seconds(act: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    act()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def _ratio(claim: str, goal: float, ours: list[float], theirs: list[float]) -> Row:
+    pairs = quartiles([a / b for a, b in zip(ours, theirs, strict=True)])
+    absolute = f"{statistics.median(ours) * 1e3:.0f} ms against {statistics.median(theirs) * 1e3:.0f} ms"
+    return Row(claim=claim, value=pairs.median, q1=pairs.q1, q3=pairs.q3, n=pairs.n, goal=goal, absolute=absolute)
+
+
+def _decode(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[str], None]) -> Row:
+    """One token after `context`, each side with its own cache of the same length."""
+    token, layers = _ids(model, 1), model.config.num_hidden_layers
+    shape = (1, model.config.num_key_value_heads, context, model.config.head_dim)
+    prefix = [(torch.randn(shape, device=model.device), torch.randn(shape, device=model.device)) for _ in range(layers)]
+    theirs_model, cache = _stock(model)
+    for index, (k, v) in enumerate(prefix):
+        cache.update(k, v, index)
+    ours, theirs = [], []
+    with Session(model, methods.Dense()) as session:
+        session.adopt(prefix, torch.zeros(1, model.config.vocab_size, device=model.device))
+        del prefix
+        for pair in range(pairs * 5 + 2):
+            say(f"decode {pair + 1}/{pairs * 5 + 2}")
+            mine = _seconds(lambda: session.decode(token), model.device)
+            other = _seconds(lambda: theirs_model(token, past_key_values=cache), model.device)
+            if pair >= 2:
+                ours.append(mine)
+                theirs.append(other)
+    return _ratio(f"decode at {context} tokens, dense against DynamicCache with sdpa", 0.85, ours, theirs)
+
+
+def _prefill(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[str], None]) -> Row:
+    ids = _ids(model, context)
+    ours, theirs = [], []
+    for pair in range(pairs + 1):
+        say(f"prefill {pair + 1}/{pairs + 1}")
+        with Session(model, methods.Dense()) as session:
+            mine = _seconds(lambda: session.prefill(ids), model.device)
+        stock, cache = _stock(model)
+        other = _seconds(functools.partial(stock, ids, past_key_values=cache, logits_to_keep=1), model.device)
+        if pair:
+            ours.append(mine)
+            theirs.append(other)
+    return _ratio(f"prefill of {context} tokens in one shot, dense against DynamicCache with sdpa", 1.02, ours, theirs)
+
+
+def _peaks(model: LlamaForCausalLM, context: int, say: Callable[[str], None]) -> list[Row]:
+    """Prefill peaks without weights: of chunks against one shot."""
+    ids, token = _ids(model, context), _ids(model, 1)
+
+    def peak(method: methods.Method, chunk: int | None) -> tuple[int, int]:
+        say(f"peak of {type(method).__name__}, chunk {chunk}")
+        block = measure_memory(lambda: Session(model, method), ids, token, chunk=chunk, weights=model)
+        if block.status != "ok" or block.prefill_peak is None or block.weights is None or block.sealed_payload is None:
+            raise RuntimeError(f"the memory pass says {block.status}: {block.reason}")
+        return block.prefill_peak - block.weights, block.sealed_payload
+
+    whole, state = peak(methods.Dense(), None)
+    chunked, chunked_state = peak(methods.Dense(), 512)
+    rows = [_share(f"dense: prefill peak of {context} tokens less weights and state, chunks of 512 against one shot",
+                   0.25, chunked - chunked_state, whole - state)]  # fmt: skip
+    for name, method in (("window", methods.Window(256)), ("sinks", methods.Sinks(252, 4))):
+        bounded, _ = peak(method, 512)
+        rows.append(_share(f"{name}: whole prefill peak less weights, chunks of 512 against dense in one shot",
+                           0.5, bounded, whole))  # fmt: skip
+    return rows
+
+
+def _flat(model: LlamaForCausalLM, context: int, say: Callable[[str], None]) -> list[Row]:
+    """Live bytes of bounded methods from a quarter of the context to four times of it."""
+    ids = _ids(model, 4 * context)
+    rows = []
+    for name, method in (("window", methods.Window(256)), ("sinks", methods.Sinks(252, 4))):
+        sizes: list[int] = []
+        with Session(model, method) as session:
+            for i, piece in enumerate(ids.split(512, 1)):
+                say(f"{name}: {512 * i} of {4 * context} tokens")
+                session.prefill(piece, seal=False)
+                if session.n_tokens >= context // 4:
+                    sizes.append(session.state_bytes().live)
+        claim = f"{name}: live bytes, largest against smallest from {context // 4} to {4 * context} tokens"
+        rows.append(_share(claim, 1.0, max(sizes), min(sizes)))
+    return rows
+
+
+def _share(claim: str, goal: float, ours: int, theirs: int) -> Row:
+    absolute = f"{ours / 2**20:.1f} MiB against {theirs / 2**20:.1f} MiB"
+    return Row(claim=claim, value=ours / theirs, goal=goal, absolute=absolute)
+
+
+def write(benchmark: Benchmark, folder: Path) -> list[Path]:
+    """bench_self.json and bench_self.md in `folder`."""
+    data, page = folder / "bench_self.json", folder / "bench_self.md"
+    data.write_text(benchmark.model_dump_json(indent=1) + "\n")
+    here = benchmark.environment
+    lines = [
+        "# Ours beside the library's",
+        "",
+        f"{here.device_name}, {benchmark.threads} threads, torch {here.torch}, transformers {here.transformers}.",
+        "Random weights of SmolLM2-135M's shape, float32. Ratios of interleaved pairs in one run: median (quartiles).",
+        "Memory is exact. Again: `kvfrontier bench-self`.",
+        "",
+        "| Claim | Ratio | Goal | Reached | Measured |",
+        "|---|---|---|---|---|",
+    ]
+    for row in benchmark.rows:
+        spread = "" if row.q1 is None else f" ({row.q1:.2f} to {row.q3:.2f}, n={row.n})"
+        reached = "yes" if row.holds else "no"
+        lines.append(f"| {row.claim} | {row.value:.3f}{spread} | {row.goal:.2f} | {reached} | {row.absolute} |")
+    page.write_text("\n".join(lines) + "\n")
+    return [data, page]
