@@ -93,7 +93,7 @@ def _show_plan(planned: Plan, json_output: bool) -> None:
     columns = ("model", "method", "contexts", "tasks", "to run", "recorded")
     show_table(f"{len(planned.jobs)} jobs to run", columns, rows, numbers=("to run", "recorded"))
     total = sum(c.to_run for c in planned.cells)
-    print(f"{total} of {len(planned.cells)} cells to run, {len(planned.cells) - total} recorded")
+    print(f"cells to run: {total}, recorded: {len(planned.cells) - total}")
 
 
 def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool) -> None:
@@ -115,7 +115,7 @@ def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool)
     ]
     columns = ("method", "task", "context", "score", "state", "share", "TTFT", "decode", "status")
     show_table(None, columns, rows, numbers=columns[2:-1])
-    print(f"{ran} cells run, {len(found) - ran} were recorded before, {failed} failed; see: kvfrontier report")
+    print(f"cells run: {ran}, recorded before: {len(found) - ran}, failed: {failed}")
 
 
 def _figures(record: Record | None) -> list[str]:

@@ -16,7 +16,8 @@ def show_table(
     """Print a table; the columns named in `numbers` are aligned right."""
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left")
+        number = column in numbers
+        table.add_column(column, justify="right" if number else "left", no_wrap=number)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # Where nobody looks, a table is wide enough that nothing is cut.
