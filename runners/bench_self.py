@@ -52,11 +52,12 @@ class Benchmark(BaseModel):
     rows: list[Row]
 
 
-def run(context: int, pairs: int, device: str, say: Callable[[str], None]) -> Benchmark:
-    """Measure everything at `context` tokens, with at least 7 `pairs` of timings."""
+def run(context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30) -> Benchmark:
+    """Measure everything at `context` tokens, with at least 7 `pairs` of timings; `layers` other than the model's 30
+    are for trying it out."""
     if pairs < 7:
         raise UsageError(f"{pairs} pairs are too few for quartiles that mean something; give at least 7")
-    model = _model(context, device)
+    model = _model(context, device, layers)
     with torch.no_grad():
         rows = [_decode(model, context, pairs, say), _prefill(model, context, pairs, say), *_peaks(model, context, say)]
         rows += _flat(model, context, say)
@@ -65,10 +66,10 @@ def run(context: int, pairs: int, device: str, say: Callable[[str], None]) -> Be
     )
 
 
-def _model(context: int, device: str) -> LlamaForCausalLM:
+def _model(context: int, device: str, layers: int) -> LlamaForCausalLM:
     """SmolLM2-135M's shape with random weights: speed and memory do not depend on them."""
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=4 * context + 1024, tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)

@@ -20,12 +20,12 @@ from rich.progress import (
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Say what is going on, and for how long already, while the block runs."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Say what is going on, and for how long already, while the block runs; call what it yields to say more."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with _progress(*columns) as progress:
-        progress.add_task(what, total=None)
-        yield
+        task = progress.add_task(what, total=None)
+        yield lambda now: progress.update(task, description=f"{what}: {now}")
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""The benchmark's arithmetic and its page; no timing decides anything here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvfrontier.runners import bench_self
+from kvfrontier.runners.errors import UsageError
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    row = bench_self._ratio("ours", 0.85, [1.0, 4.0, 3.0], [2.0, 4.0, 4.0])
+    assert (row.value, row.n, row.holds) == (0.75, 3, True)
+    assert row.absolute == "3000 ms against 4000 ms"
+
+
+def test_the_peer_shares_the_weights_and_keeps_its_own_attention() -> None:
+    model = bench_self._model(16, "cpu", layers=1)
+    stock, _ = bench_self._stock(model)
+    assert stock.model.embed_tokens.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert stock.config._attn_implementation == "sdpa"
+    ids = bench_self._ids(model, 8)
+    with torch.no_grad():
+        assert torch.equal(stock(ids).logits, model(ids).logits)
+
+
+def test_a_run_writes_its_page(tmp_path: Path) -> None:
+    found = bench_self.run(1024, 7, "cpu", lambda _: None, layers=1)
+    data, page = bench_self.write(found, tmp_path)
+    rows = json.loads(data.read_text())["rows"]
+    assert [row["n"] for row in rows[:2]] == [35, 7]
+    flat = [row for row in rows if "live bytes" in row["claim"]]
+    assert len(flat) == 2
+    assert all(row["value"] == 1.0 for row in flat)
+    assert page.read_text().count("\n| ") == len(rows) + 1
+
+
+def test_too_few_pairs_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 7"):
+        bench_self.run(64, 3, "cpu", lambda _: None)
