@@ -97,7 +97,7 @@ class Composer:
         choices = tuple(str(o.input_line) for o in parsed if not self._is_value(o))
         try:
             if choices not in self._composed:
-                self._composed[choices] = self._compose([*self.fixed, *choices, *_lines(values)])
+                self._composed[choices] = self._compose([*self.fixed, *choices])
             config, chosen = self._composed[choices]
             config = config.copy()
             for o in values:
@@ -203,10 +203,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _searching(search: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join(search)}]"] if search else []
-
-
-def _lines(overrides: Sequence[Override]) -> list[str]:
-    return [str(o.input_line) for o in overrides]
 
 
 def _first_line(error: BaseException) -> str:

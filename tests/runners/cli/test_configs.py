@@ -77,3 +77,9 @@ def test_the_quickstart_has_thirteen_rows_over_three_contexts(capfd):
     assert len({(json.dumps(c["method"]), c["task"].get("compress_at") == "prompt") for c in cells}) == 13
     assert {c["context"] for c in cells} == {512, 1024, 2048}
     assert {c["context"] for c in cells if c["task"]["name"] == "needle"} == {1024}
+
+
+def test_a_value_of_one_cell_does_not_reach_another():
+    composer = compose.Composer(["method=kivi4"])
+    assert composer(["context=77"]).config["context"] == 77
+    assert composer(["seed=3"]).config["context"] == compose.Composer()().config["context"]
