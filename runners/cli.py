@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
             Takes about 20 minutes at 4,096 tokens on 2 cores; run it on a machine that does nothing else.
 
               kvfrontier bench-self -o results/bench-self
-              kvfrontier bench-self -o /tmp/quick --context 1024
+              kvfrontier bench-self -o quick --context 1024
             """),
         formatter_class=raw,
     )
