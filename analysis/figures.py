@@ -319,8 +319,7 @@ def decode_time(board: Board, *, page: bool = False) -> Drawing:
     def value(row: Row) -> tuple[float, float, float] | None:
         if row.seconds_per_token is None or row.time.decode is None:
             return None
-        per = 1e3 / row.time.decoded_tokens
-        return row.seconds_per_token * 1e3, row.time.decode.q1 * per, row.time.decode.q3 * per
+        return row.seconds_per_token * 1e3, row.time.decode.q1 * 1e3, row.time.decode.q3 * 1e3
 
     return _lines(
         board,

@@ -158,9 +158,7 @@ class Row:
     @property
     def seconds_per_token(self) -> float | None:
         """Median seconds of one decoding step (of the whole batch)."""
-        if self.time.decode is None or not self.time.decoded_tokens:
-            return None
-        return self.time.decode.median / self.time.decoded_tokens
+        return self.time.decode and self.time.decode.median
 
     def over_weights(self, peak: int | None) -> int | None:
         """A peak without the model's weights."""
@@ -504,7 +502,6 @@ _SCORE_SCHEMA: dict[str, Any] = {
 
 def _line(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
     setting, memory, time = row.setting, row.memory, row.time
-    per_token = 1 / time.decoded_tokens if time.decoded_tokens else None
     line: dict[str, Any] = {
         "method": row.method,
         "flags": "; ".join(row.flags),
@@ -552,8 +549,8 @@ def _line(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
         "prefill_q3_seconds": time.prefill and time.prefill.q3,
         "prefill_tokens_per_second": time.prefill_tokens_per_second,
         "decode_seconds_per_token": row.seconds_per_token,
-        "decode_q1_seconds_per_token": time.decode and per_token and time.decode.q1 * per_token,
-        "decode_q3_seconds_per_token": time.decode and per_token and time.decode.q3 * per_token,
+        "decode_q1_seconds_per_token": time.decode and time.decode.q1,
+        "decode_q3_seconds_per_token": time.decode and time.decode.q3,
         "decode_tokens_per_second": time.decode_tokens_per_second,
         "mbu": time.mbu,
         "copy_bandwidth_bytes_per_second": time.copy_bandwidth,

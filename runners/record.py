@@ -111,7 +111,8 @@ class Memory(Block):
 
 
 class Time(Block):
-    """Prefill (all chunks, seal, first logits: TTFT) and decode, timed apart, in seconds."""
+    """`prefill`: seconds until the first logits (TTFT): all chunks and seal. `decode`: seconds for one decoded token of
+    the whole batch, each repetition the mean over `decoded_tokens`."""
 
     status: Status
     reason: str = ""

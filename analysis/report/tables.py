@@ -184,8 +184,7 @@ def _decode(row: Row) -> Value:
     median, found = row.seconds_per_token, row.time.decode
     if median is None or found is None:
         return _absent(row.time.status)
-    per = 1 / row.time.decoded_tokens
-    return Value(seconds(median), f"{seconds(found.q1 * per)}{DASH}{seconds(found.q3 * per)}", median)
+    return Value(seconds(median), f"{seconds(found.q1)}{DASH}{seconds(found.q3)}", median)
 
 
 def _speed(row: Row) -> Value:

@@ -225,13 +225,13 @@ def memory(kind: Kind, context: int) -> Memory:
 
 def time(kind: Kind, context: int, rng: random.Random) -> Time:
     base, slope = kind.milliseconds
-    decode = (base + slope * context) * rng.uniform(0.97, 1.03) * 32 / 1e3
+    decode = (base + slope * context) * rng.uniform(0.97, 1.03) / 1e3
     prefill = context * 2.1e-3 * rng.uniform(0.95, 1.1)
     return Time(
         status="ok", repetitions=3, warmups=1, prompt_tokens=context - 32, decoded_tokens=32, chunk=512,
         prefill=Quartiles(median=prefill, q1=prefill * 0.98, q3=prefill * 1.03, n=3),
         decode=Quartiles(median=decode, q1=decode * 0.97, q3=decode * 1.05, n=3),
-        prefill_tokens_per_second=(context - 32) / prefill, decode_tokens_per_second=32 / decode, mbu=0.61,
+        prefill_tokens_per_second=(context - 32) / prefill, decode_tokens_per_second=1 / decode, mbu=0.61,
         copy_bandwidth=1.9e10,
     )  # fmt: skip
 
