@@ -25,6 +25,9 @@ from kvfrontier.runners.meter import measure_memory, quartiles, synchronize
 from kvfrontier.runners.record import Environment
 from kvfrontier.runners.session import Session
 
+#: Of SmolLM2-135M, whose shape the random weights have.
+KV_HEADS, HEAD_DIM = 3, 64
+
 
 class Row(BaseModel):
     """One comparison: `value` is ours over theirs, with the quartiles of its pairs; `goal` what it must not exceed."""
@@ -69,8 +72,9 @@ def run(context: int, pairs: int, device: str, say: Callable[[str], None], layer
 def _model(context: int, device: str, layers: int) -> LlamaForCausalLM:
     """SmolLM2-135M's shape with random weights: speed and memory do not depend on them."""
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=4 * context + 1024, tie_word_embeddings=True,
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, head_dim=HEAD_DIM,
+        num_attention_heads=9, num_key_value_heads=KV_HEADS, max_position_embeddings=4 * context + 1024,
+        tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval().requires_grad_(False).to(device)  # pyright: ignore[reportArgumentType]
@@ -111,7 +115,7 @@ def _ratio(claim: str, goal: float, ours: list[float], theirs: list[float]) -> R
 def _decode(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[str], None]) -> Row:
     """One token after `context`, each side with its own cache of the same length."""
     token, layers = _ids(model, 1), model.config.num_hidden_layers
-    shape = (1, model.config.num_key_value_heads, context, model.config.head_dim)
+    shape = (1, KV_HEADS, context, HEAD_DIM)
     prefix = [(torch.randn(shape, device=model.device), torch.randn(shape, device=model.device)) for _ in range(layers)]
     theirs_model, cache = _stock(model)
     for index, (k, v) in enumerate(prefix):

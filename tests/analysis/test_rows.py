@@ -22,6 +22,7 @@ def test_a_row_joins_the_tasks_of_one_method_at_one_context(records):
     }
     assert row.memory.live_payload and row.memory.live_slack and row.memory.peak and row.memory.weights
     assert row.time.decode
+    assert row.time.decode_tokens_per_second
     assert row.live == row.memory.live_payload + row.memory.live_slack
     assert row.over_weights(row.memory.peak) == row.memory.peak - row.memory.weights
     assert row.seconds_per_token == row.time.decode.median == 1 / row.time.decode_tokens_per_second
