@@ -270,6 +270,8 @@ def test_fake_tensors_hold_the_same_bytes() -> None:
 class Spy(Plain):
     """Notes each layer's q, k, and what they were before RoPE."""
 
+    unrotated = True
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
         SEEN.append((layer, q, k, *step.pre(), step.pos))
         return super().attend(q, k, v, state, layer, step)
