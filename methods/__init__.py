@@ -14,6 +14,7 @@ from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.memory.infini import Infini
 from kvfrontier.methods.memory.moving_average import MovingAverage
+from kvfrontier.methods.per_layer import Layers, PerLayer
 from kvfrontier.methods.recurrent.linear import Linear
 from kvfrontier.methods.registry import build, entries, get, register
 from kvfrontier.methods.selection.snapkv import SnapKV
@@ -22,6 +23,7 @@ from kvfrontier.methods.state import Buf, Bytes, Foreign, Host, State
 from kvfrontier.methods.stores.quantized import Kivi
 
 __all__ = [
-    "Buf", "Bytes", "Cached", "Dense", "Footprint", "Foreign", "Host", "Infini", "Kivi", "Layer", "Linear", "Method",
-    "MovingAverage", "Recompute", "Sinks", "SnapKV", "State", "Step", "Window", "build", "entries", "get", "register",
+    "Buf", "Bytes", "Cached", "Dense", "Footprint", "Foreign", "Host", "Infini", "Kivi", "Layer", "Layers",
+    "Linear", "Method", "MovingAverage", "PerLayer", "Recompute", "Sinks", "SnapKV", "State", "Step", "Window",
+    "build", "entries", "get", "register",
 ]  # fmt: skip

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import Attend, Part
-from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.contract import Footprint, Phase
 from kvfrontier.methods.layer import Layer
 
 #: No limit on how many tokens fit before the past changes.
 ENDLESS = 1 << 62
 
+#: When tokens leave; see `Selection`.
+When = Literal["never", "seal", "order", "stream"]
 KeysAt = Callable[[Tensor, int], Tensor]
 
 
@@ -40,16 +42,44 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One piece of a call, as a selection may observe it.
+
+    q        [B, Hq, T, D] as attended
+    phase    prefill, decode or score
+    pre      gives q before RoPE
+    weights  weights(a, b): float32 attention weights [B, Hkv, G, b - a, S + T] of queries a to b over all slots. They
+             are computed when asked for, so that a tile of rows is all that exists of T x (S + T). Only where the
+             selection declares `wants_weights`.
+    """
+
+    q: Tensor
+    phase: Phase
+    pre: Callable[[], Tensor]
+    weights: Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which tokens stay.
 
     `when` says when tokens leave: "never"; "seal", by scores when the prompt ends; "order", by age alone as the stream
-    goes, so that a chunk is one call under a mask.
+    goes, so that a chunk is one call under a mask; "stream", by scores as the stream goes, when `room` is used up.
     """
 
-    when: ClassVar[Literal["never", "seal", "order"]] = "never"
+    when: ClassVar[When] = "never"
     #: ("order") A token leaves before the query that pushes it out attends, rather than after the whole call.
     rolling: ClassVar[bool] = False
+    #: Phases whose calls it observes; a selection at seal observes nothing after it.
+    observes: ClassVar[tuple[Phase, ...]] = ()
+    #: It asks for `Call.weights`.
+    wants_weights: ClassVar[bool] = False
+    #: It asks for `Call.pre`.
+    wants_unrotated: ClassVar[bool] = False
+    #: Each head keeps its own number of tokens: `choose` gives flat slots, and the store must be ragged.
+    ragged: ClassVar[bool] = False
+    #: All tokens stay, and a decoded token reads only some of them (`view`).
+    views: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
     query_sensitive: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
@@ -82,23 +112,43 @@ class Selection:
         """("order") Slots [begin, end) that leave in a call of T tokens."""
         return 0, 0
 
-    def observe(self, state: Any, q: Tensor) -> None:
-        """See the queries as attended, before the prompt is sealed."""
+    def observe(self, state: Any, call: Call, layer: Layer) -> None:
+        """See one piece of a call, in the phases that `observes` names."""
+
+    def remember(self, state: Any, n: int, keys: Callable[[int, int], Tensor]) -> None:
+        """After tokens were stored for good: n slots, and keys(begin, end) [B, Hkv, end - begin, D] as stored."""
+
+    def view(self, state: Any, q: Tensor, n: int, layer: Layer) -> Tensor | None:
+        """(`views`) Slots [B, Hkv, m], ascending, that one decoded query [B, Hq, 1, D] reads of n; None: all."""
+        return None
+
+    def viewed(self, n: int) -> int:
+        """(`views`) How many of n slots one decoded query reads."""
+        return n
 
     def budget(self, n: int, layer: Layer) -> int:
-        """("seal") How many of n slots stay."""
+        """("seal", "stream") How many of n slots stay."""
         return n
 
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
-        """("seal") [B, Hkv, n]; the highest stay. k are keys as attended."""
+        """("seal", "stream") [B, Hkv, n]; the highest stay. k are keys as attended."""
         raise NotImplementedError
+
+    def choose(self, scores: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        """Slots that stay [B, Hkv, m] and slots that leave [B, Hkv, n - m], both ascending. One stable order, so that
+        they are a partition. (`ragged`: flat slots [B, Hkv m], head h's slot s as h n + s, ascending.)"""
+        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        return order[..., :m].sort(-1).values, order[..., m:].sort(-1).values
+
+    def took(self, state: Any, keep: Tensor) -> None:
+        """("stream") The store has kept just these slots [B, Hkv, m]; do the same to what is held for each slot."""
 
     def slots(self, prompt: int, new: int, sealed: bool, layer: Layer) -> int:
         """Slots in use at that point."""
         kept = self.budget(prompt, layer) if sealed else prompt
         return kept + new
 
-    def footprint(self, layer: Layer, batch: int, prompt: int, sealed: bool) -> Footprint:
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int, sealed: bool) -> Footprint:
         """Cost of its own state."""
         return Footprint()
 
@@ -114,8 +164,10 @@ class Store:
     differentiable: ClassVar[bool] = True
     #: Decoding after `seal` sees what a prefill saw.
     exact: ClassVar[bool] = True
-    #: One token can be taken out of the middle at any time.
+    #: One token can be taken out of the middle, or read alone, at any time.
     streams: ClassVar[bool] = True
+    #: `take` accepts flat slots, another number for each head.
+    ragged: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
 
     def validate(self, layer: Layer) -> None:
@@ -141,6 +193,11 @@ class Store:
         """Keys and values of a range of slots as they would be attended; the oracle of `attend`."""
         raise NotImplementedError
 
+    def gather(self, state: Any, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, Hkv, m, D] of single slots [B, Hkv, m]."""
+        k, v = self.read(state, 0, self.n(state))
+        return gather(k, slots), gather(v, slots)
+
     def tiles(self, state: Any, span: Span) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(first slot, keys, values) of pieces of a span; with `span.last` the last piece holds the call's tokens."""
         yield (span.begin, *self.read(state, span.begin, span.end))
@@ -161,11 +218,14 @@ class Store:
             )  # fmt: skip
         return parts
 
+    def prefetch(self, state: Any) -> None:
+        """The previous layer is about to attend: start to bring what is in host memory."""
+
     def settle(self, state: Any) -> None:
         """After a call: flush what is full."""
 
     def take(self, state: Any, keep: Tensor) -> None:
-        """Keep the slots [B, Hkv, m] (ascending), drop the rest."""
+        """Keep the slots [B, Hkv, m] (ascending), drop the rest. (`ragged`: flat slots, see `Selection.choose`.)"""
         raise NotImplementedError
 
     def drop(self, state: Any, begin: int, end: int) -> None:
@@ -211,30 +271,39 @@ class Memory:
     def absorb(self, state: Any, k: Tensor, v: Tensor) -> None:
         """Take in tokens that leave, k [B, Hkv, n, D] as stored."""
 
-    def read(self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor) -> Part | None:
+    def read(
+        self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor, keys_at: KeysAt
+    ) -> Part | None:
         """What queries [B, Hq, T, D] get from it, query t after the first counts[t] of the leaving k, v [B, Hkv, n, D]
-        (as stored; n may be 0) were absorbed; None where there is nothing yet. The state does not change."""
+        (as stored; n may be 0) were absorbed; None where there is nothing yet. keys_at(keys, slot) gives keys that it
+        holds as attended, the first of them in one of its `slots`. The state does not change."""
         return None
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
         """("gate") The output from what softmax and memory gave."""
         raise NotImplementedError
 
-    def footprint(self, layer: Layer, batch: int) -> Footprint:
+    def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
+        """Cost after `gone` tokens left."""
         return Footprint()
 
 
 @dataclass(frozen=True)
 class Positions:
-    """At which positions keys are attended; `original` is the base: as the model made them."""
+    """At which positions keys are attended; `original` is the base: as the model made them.
 
-    #: The store holds keys before RoPE.
+    pos are true positions [B, T] of a call's tokens, `slots` [T] the places of its queries in memory and store.
+    """
+
+    #: It asks for queries and keys before RoPE.
     unrotated: ClassVar[bool] = False
+    #: Distances never exceed the size of the cache, so that a text may outrun the model's positions.
+    any_length: ClassVar[bool] = False
 
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the layer's positions cannot be served."""
 
-    def stored(self, k: Tensor, k_pre: Tensor | None) -> Tensor:
+    def stored(self, k: Tensor, k_pre: Tensor | None, pos: Tensor, layer: Layer) -> Tensor:
         """What the store holds."""
         return k
 
@@ -242,8 +311,8 @@ class Positions:
         """Keys from the store, the first of them in `slot`, as attended."""
         return k
 
-    def query(self, q: Tensor, q_pre: Tensor | None, slots: Tensor, layer: Layer) -> Tensor:
-        """Queries placed at `slots` [T]."""
+    def query(self, q: Tensor, q_pre: Tensor | None, pos: Tensor, slots: Tensor, layer: Layer) -> Tensor:
+        """Queries as attended."""
         return q
 
 

@@ -5,7 +5,7 @@ For each piece of a call that fits before the past changes (`room`):
     store the new keys and values
     for each span of slots that the selection lets the queries see: attend, by the store
     read the memory of what has left, and merge
-    let leave what the selection says, into the memory
+    show the selection the piece; let leave what it says, into the memory
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge, needs_grad
-from kvfrontier.methods.axes import Memory, Positions, Selection, Span, Store, arange, gather
+from kvfrontier.methods.attend.eager import logits
+from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import State
@@ -48,11 +49,23 @@ class Cached(Method):
     def __post_init__(self) -> None:
         check(self.backend)
         selection, store = type(self.selection).__name__, type(self.store).__name__
-        if self.selection.when == "order" and not self.store.streams:
+        if (self.selection.when in ("order", "stream") or self.selection.views) and not self.store.streams:
             raise ValueError(
-                f"{selection} drops single tokens as the stream goes, and {store} holds groups that cannot lose one; "
-                "choose a selection that compresses at seal, or another store"
+                f"{selection} drops or reads single tokens as the stream goes, and {store} holds groups that cannot "
+                "lose one; choose a selection that compresses at seal, or another store"
             )
+        if self.selection.ragged and not self.store.ragged:
+            raise ValueError(
+                f"{selection} keeps another number of tokens in each head, and {store} holds as many in all of them; "
+                "choose method.store=ragged"
+            )
+        if self.selection.ragged and self.memory.join:
+            raise ValueError(
+                f"{type(self.memory).__name__} takes as many tokens from every head, and {selection} drops another "
+                "number from each; choose another selection"
+            )
+        if self.selection.views and self.positions.unrotated:
+            raise ValueError(f"{selection} reads single slots, which have their original positions only")
         if self.memory.join and self.selection.when == "never":
             raise ValueError(
                 f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; "
@@ -84,7 +97,8 @@ class Cached(Method):
 
     @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if self.selection.when == "order" or self.positions.unrotated:
+        streams = self.selection.when in ("order", "stream")
+        if streams or self.unrotated or self.selection.wants_weights:
             return None
         return "kv+queries" if self.query_sensitive else "kv"
 
@@ -94,11 +108,11 @@ class Cached(Method):
 
     @property
     def unrotated(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.positions.unrotated
+        return self.positions.unrotated or self.selection.wants_unrotated
 
     @property
     def any_length(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.positions.unrotated or (self.selection.local and self.memory.join is None)
+        return self.positions.any_length or (self.selection.local and self.memory.join is None)
 
     @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -117,17 +131,19 @@ class Cached(Method):
         )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
-        q_pre, k_pre = step.pre() if self.positions.unrotated else (None, None)
+        q_pre, k_pre = step.pre() if self.unrotated else (None, None)
         T, a = q.shape[2], 0
         if layer.source is not None:
             return self._piece(q, None, None, None, None, state, layer, step)
         outputs = []
         while a < T:
             b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen)))
+            if self.selection.views and step.phase == "decode":
+                b = a + 1  # every decoded query reads slots of its own
             if a == 0 and b == T:
                 return self._piece(q, k, v, q_pre, k_pre, state, layer, step)
             piece = (None if x is None else x[:, :, a:b] for x in (q, k, v, q_pre, k_pre))
-            outputs.append(self._piece(*piece, state, layer, step))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            outputs.append(self._piece(*piece, state, layer, replace(step, pos=step.pos[:, a:b])))  # pyright: ignore[reportArgumentType, reportCallIssue]
             a = b
         return torch.cat(outputs, 2)
 
@@ -145,7 +161,7 @@ class Cached(Method):
         """Tokens that see one unchanged past. `k` is None where another layer has stored this call's tokens."""
         T = q.shape[2]
         if k is not None and v is not None:
-            self.store.append(state.store, self.positions.stored(k, k_pre), v)
+            self.store.append(state.store, self.positions.stored(k, k_pre, step.pos, layer), v)
         S = self.store.n(state.store) - T
         leaving = self.selection.left(S, T) if k is not None else (0, 0)
         if T == 1 and self.selection.rolling and step.phase != "score":
@@ -159,14 +175,18 @@ class Cached(Method):
         part = self._output(q, q_pre, spans, S, leaving, attend, state, layer, step)
         if k is None:
             return part[0]
+        if step.phase in self.selection.observes and not (self.selection.when == "seal" and state.sealed):
+            self.selection.observe(state.selection, self._call(q, q_pre, S, part, state, layer, step), layer)
         if step.phase == "score":
             self.store.drop(state.store, S, S + T)
             return part[0]
-        if self.selection.when == "seal" and not state.sealed:
-            self.selection.observe(state.selection, self._placed(q, q_pre, S, layer))
-        state.seen += T
         self._let_leave(state, *leaving)
+        if self.selection.when == "stream" and self.selection.room(state.seen) == T:
+            self._compress(state, layer)
+        state.seen += T
         self.store.settle(state.store)
+        n = self.store.n(state.store)
+        self.selection.remember(state.selection, n, lambda begin, end: self.store.read(state.store, begin, end)[0])
         return part[0]
 
     def _output(
@@ -183,22 +203,33 @@ class Cached(Method):
     ) -> Part:
         """Attention over the spans, with the memory and the model's own sinks."""
         T, (begin, end) = q.shape[2], leaving
-        one_part = len(spans) == 1 and self.memory.join is None and step.sinks is None
+        one_part = (
+            len(spans) == 1 and self.memory.join is None and step.sinks is None and not self.selection.wants_weights
+        )
+        if self.selection.views and step.phase == "decode":
+            slots = self.selection.view(state.selection, q, S + T, layer)
+            if slots is not None:
+                k, v = self.store.gather(state.store, slots)
+                part = attend(q, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=not one_part)
+                return part if step.sinks is None else add_sink_logits(part, step.sinks)
 
         def keys_at(keys: Tensor, slot: int) -> Tensor:
             return self.positions.keys(keys, self.memory.slots() + slot, layer)
 
+        def remembered_at(keys: Tensor, slot: int) -> Tensor:
+            return self.positions.keys(keys, slot, layer)
+
         parts: list[Part] = []
         for span in spans:
-            placed = self._placed(q, q_pre, S, layer, span.capped)
+            placed = self._placed(q, q_pre, S, layer, step, span.capped)
             parts += self.store.attend(state.store, placed, span, keys_at, layer, attend, not one_part)
         read = None
         if self.memory.join:
             gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
             counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
-            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, capped=True)
+            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, step, capped=True)
             assert asked is not None
-            read = self.memory.read(state.memory, asked, layer, *gone, counts)
+            read = self.memory.read(state.memory, asked, layer, *gone, counts, remembered_at)
             if read is not None and self.memory.join == "softmax":
                 parts.append(read)
         part = merge(parts) if parts else read
@@ -209,19 +240,50 @@ class Cached(Method):
             part = self.memory.mix(part, read, layer)
         return part
 
-    def _placed(self, q: Tensor, q_pre: Tensor | None, S: int, layer: Layer, capped: bool = False) -> Tensor:
+    def _placed(
+        self, q: Tensor, q_pre: Tensor | None, S: int, layer: Layer, step: Step, capped: bool = False
+    ) -> Tensor:
         """Queries at their slots behind S others, where positions are those in the cache."""
         if not self.positions.unrotated:
             return q
         front, cap = self.memory.slots(), self.selection.cap()
         slots = arange(front + S, front + S + q.shape[2], q)
-        return self.positions.query(q, q_pre, slots.clamp(max=front + cap) if capped and cap else slots, layer)
+        slots = slots.clamp(max=front + cap) if capped and cap else slots
+        return self.positions.query(q, q_pre, step.pos, slots, layer)
+
+    def _call(
+        self, q: Tensor, q_pre: Tensor | None, S: int, part: Part, state: CachedState, layer: Layer, step: Step
+    ) -> Call:
+        """What the selection may observe of a piece with S tokens before it."""
+        placed, n = self._placed(q, q_pre, S, layer, step), S + q.shape[2]
+
+        def pre() -> Tensor:
+            assert q_pre is not None
+            return q_pre
+
+        def weights(a: int, b: int) -> Tensor:
+            x = torch.cat(
+                [
+                    logits(placed[:, :, a:b], self.positions.keys(k, self.memory.slots() + slot, layer),
+                           layer.scale, layer.softcap)
+                    for slot, k, _ in self.store.tiles(state.store, Span(0, n))
+                ],
+                -1,
+            )  # fmt: skip
+            lse = part[1][..., a:b].unflatten(1, (layer.hkv, -1)).unsqueeze(-1)
+            unseen = arange(0, n, q) > arange(S + a, S + b, q)[:, None]
+            return torch.exp(x - lse).masked_fill(unseen, 0.0)
+
+        return Call(placed, step.phase, pre, weights)
 
     def _let_leave(self, state: CachedState, begin: int, end: int) -> None:
         if end > begin:
             if self.memory.join:
                 self.memory.absorb(state.memory, *self.store.read(state.store, begin, end))
             self.store.drop(state.store, begin, end)
+
+    def prefetch(self, state: Any, layer: Layer) -> None:
+        self.store.prefetch(state.store)
 
     def seal(self, state: Any, layer: Layer) -> None:
         if state.sealed:
@@ -233,43 +295,49 @@ class Cached(Method):
         state.sealed = True
 
     def _compress(self, state: CachedState, layer: Layer) -> None:
+        """Down to the selection's budget, by its scores."""
         n = self.store.n(state.store)
         m = self.selection.budget(n, layer)
         if m >= n:
             return
         k, v = self.store.read(state.store, 0, n)
         keys = self.positions.keys(k, self.memory.slots(), layer)
-        # One stable order, so that what stays and what goes are a partition.
-        order = (
-            self.selection.scores(state.selection, keys, v, layer).sort(dim=-1, descending=True, stable=True).indices
-        )
+        keep, gone = self.selection.choose(self.selection.scores(state.selection, keys, v, layer), m)
         if self.memory.join:
-            gone = order[..., m:].sort(-1).values
             self.memory.absorb(state.memory, gather(k, gone), gather(v, gone))
-        self.store.take(state.store, order[..., :m].sort(-1).values)
+        self.store.take(state.store, keep)
+        if self.selection.when == "stream":
+            self.selection.took(state.selection, keep)
 
     def adopt(self, state: Any, layer: Layer, k: Tensor, v: Tensor, queries: Tensor | None) -> None:
         if self.adopts is None:
             return super().adopt(state, layer, k, v, queries)
         self.store.append(state.store, k, v)
         if queries is not None:
-            self.selection.observe(state.selection, queries)
-        state.seen = k.shape[2]
 
-    def _slots(self, layer: Layer, prompt: int, new: int, sealed: bool) -> int:
-        return self.selection.slots(prompt, new, sealed, layer)
+            def unseen(*_: int) -> Tensor:
+                raise AssertionError("only queries are adopted")
+
+            self.selection.observe(state.selection, Call(queries, "prefill", unseen, unseen), layer)
+        state.seen = n = k.shape[2]
+        self.selection.remember(state.selection, n, lambda begin, end: k[:, :, begin:end])
 
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
-        slots = self._slots(layer, prompt, new, sealed)
+        slots = self.selection.slots(prompt, new, sealed, layer)
+        stored = self.store.footprint(layer, batch, slots, sealed, self.bounded)
+        if self.selection.views:
+            seen = self.store.footprint(layer, batch, self.selection.viewed(slots), sealed, self.bounded)
+            stored = replace(stored, read=seen.read)
         return (
-            self.store.footprint(layer, batch, slots, sealed, self.bounded)
-            + self.selection.footprint(layer, batch, prompt, sealed)
-            + self.memory.footprint(layer, batch)
+            stored
+            + self.selection.footprint(layer, batch, prompt, new, sealed)
+            + self.memory.footprint(layer, batch, prompt + new - slots)
         )
 
     def nominal(self, layer: Layer, batch: int, prompt: int, new: int = 0) -> int:
-        stored = self.store.nominal(layer, batch, self._slots(layer, prompt, new, True))
-        return stored + self.memory.footprint(layer, batch).held.payload
+        slots = self.selection.slots(prompt, new, True, layer)
+        stored = self.store.nominal(layer, batch, slots)
+        return stored + self.memory.footprint(layer, batch, prompt + new - slots).held.payload
 
     def lossless(self, n: int) -> Cached | None:
         selection, store = self.selection.lossless(n), self.store.lossless(n)

@@ -111,8 +111,17 @@ class Method:
     def validate(self, layer: Layer) -> None:
         """Raise ValueError, with what to change, where the method cannot serve this layer."""
 
+    def at(self, layer: Layer) -> Method:
+        """The method that serves this layer: itself, unless it chooses by layer (per_layer.py)."""
+        return self
+
+    def source(self, layer: Layer) -> int | None:
+        """Index of an earlier layer whose state this one reads, or None; the usual answer is the model's own."""
+        return layer.source
+
     def module(self, layer: Layer) -> nn.Module | None:
-        """Learnable parts for one layer, or None."""
+        """Learnable parts for one layer, or None. The session makes them once, from a seed, and hands them back as
+        `layer.params`; the trained track trains them."""
         return None
 
     def init_state(self, layer: Layer, batch: int) -> State | None:
@@ -144,6 +153,10 @@ class Method:
     def prefetch(self, state: Any, layer: Layer) -> None:
         """Called before the previous layer attends: start to move the host part of this layer's state."""
 
+    def second_pass(self, run: Callable[..., Tensor], session: Session) -> None:
+        """The prompt has ended and no layer is sealed yet: what must be read again for it (KVzip). `run` as for
+        `drive`; with phase "score" its tokens are not remembered."""
+
     def drive(self, run: Callable[..., Tensor], ids: Tensor, session: Session) -> Tensor:
         """One call of the session, in the method's own order. `run(ids)` does one forward of the model and returns
         its logits; the usual behaviour is just that. Segments, memory tokens and second passes override it."""
@@ -158,7 +171,7 @@ class Method:
         """Bytes that the method claims after seal: the elements alone, without scales, residuals and slack."""
         return self.footprint(layer, batch, prompt, new).held.payload
 
-    def sequence_footprint(self, batch: int, prompt: int, new: int = 0) -> Footprint:
+    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         """Bytes of `init_sequence`'s state at that point."""
         return Footprint()
 

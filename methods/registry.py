@@ -26,8 +26,14 @@ from typing import Any, TypeVar
 from kvfrontier.methods.contract import Method
 
 F = TypeVar("F", bound=Callable[..., Method])
+C = TypeVar("C", bound=Callable[..., Any])
 
-FAMILIES = ("baseline", "selection", "store", "memory", "recurrent", "retrieval", "segments", "sharing", "positions")
+FAMILIES = (
+    "baseline", "selection", "store", "memory", "positions", "retrieval", "patterns", "recurrent", "segments",
+    "sharing",
+)  # fmt: skip
+#: The axes of `Cached`.
+AXES = ("selection", "store", "memory", "positions")
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,32 @@ def register(
         return factory
 
     return add
+
+
+_components: dict[str, dict[str, Callable[..., Any]]] = {axis: {} for axis in AXES}
+
+
+def component(axis: str, name: str) -> Callable[[C], C]:
+    """Register one choice of an axis under a name: `method=cached method/selection=snapkv`. As with a method, every
+    parameter needs a default (the paper's value) and a type."""
+
+    def add(factory: C) -> C:
+        bare = [p.name for p in inspect.signature(factory).parameters.values() if p.default is inspect.Parameter.empty]
+        if bare:
+            raise ValueError(f"{axis} {name!r}: give {', '.join(bare)} a default, so that it can be chosen by name")
+        there = _components[axis].get(name)
+        if there and there.__module__ != factory.__module__:
+            raise ValueError(f"{axis} {name!r} is registered twice, by {there.__module__} and {factory.__module__}")
+        _components[axis][name] = factory
+        return factory
+
+    return add
+
+
+def components(axis: str) -> dict[str, Callable[..., Any]]:
+    """The choices of an axis by name."""
+    _load_all()
+    return dict(_components[axis])
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,21 +36,19 @@ class Session:
     """A model that attends by a method.
 
     model    a causal language model of transformers
-    method   serves every full-attention layer; layers that the model itself windows keep their window and drop
-    layers   other methods for single layers, by index among the attention layers
+    method   serves every full-attention layer; layers that the model itself windows keep their window and drop.
+             `methods.PerLayer` chooses another for some layers
     grad     keep the graph of every call, for training; states then grow by concatenation
 
     Raises UnsupportedModel where the model cannot be served, ValueError where the method cannot serve a layer.
     """
 
-    def __init__(
-        self, model: Any, method: Method, *, layers: Mapping[int, Method] | None = None, grad: bool = False
-    ) -> None:
+    def __init__(self, model: Any, method: Method, *, grad: bool = False) -> None:
         self.model, self.method, self.grad = model, method, grad
-        self._overrides = dict(layers or {})
         self._bridge: Bridge | None = None
         self._parent: Session | None = None
         self._methods: list[Method] = []
+        self._brought: list[dict[str, Any]] = []
         self._cache: TokenCount | None = None
         #: Whether some method reads queries and keys before RoPE; else the bridge need not keep them.
         self.unrotated = True
@@ -94,42 +93,46 @@ class Session:
         return bridge
 
     def _assign(self, bridge: Bridge) -> list[Method]:
-        """The method of each layer, validated."""
+        """The method of each layer, validated; and what it brings to the layer (learnable parts, a shared state)."""
         from kvfrontier.methods import Window
 
-        unknown = set(self._overrides) - set(range(len(bridge.layers)))
-        if unknown:
-            raise ValueError(
-                f"layers {sorted(unknown)} do not exist; the model has attention layers 0 to {len(bridge.layers) - 1}"
-            )
+        self._brought = []
         chosen: list[Method] = []
         for layer in bridge.layers:
-            method = self._overrides.get(layer.index, self.method)
+            self.method.validate(layer)
+            method = self.method.at(layer)
             if layer.window is not None:
-                if layer.index in self._overrides:
+                if method is not self.method:
                     raise ValueError(
                         f"layer {layer.index} has a window of {layer.window} of the model's own, and keeps it; choose "
                         "full-attention layers"
                     )
                 method = Window(window=layer.window)
-            elif method is not self.method and type(method).drive is not Method.drive:
-                raise ValueError(
-                    f"{type(method).__name__} drives the whole model, and cannot serve layer {layer.index} alone"
-                )
-            if layer.source is not None and not (method.shareable and method == chosen[layer.source]):
+            source = method.source(layer)
+            if source is not None and not (method.shareable and method == chosen[source]):
                 raise UnsupportedModel(
                     f"layer {layer.index} of {type(self.model).__name__} reads the keys and values of layer "
-                    f"{layer.source}, and this method's state cannot be shared"
+                    f"{source}, and this method's state cannot be shared"
                 )
             if bridge.latents and type(method).latent is Method.latent:
                 raise UnsupportedModel(
                     f"{type(self.model).__name__} caches latents (MLA), and {type(method).__name__} has no latent hook "
                     "to hold them"
                 )
-            method.validate(layer)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(layer.index)
+                params = method.module(layer)
+            if params is not None:
+                params = params.to(layer.device).requires_grad_(self.grad)
+            self._brought.append({"params": params, "source": source} if params or source != layer.source else {})
             chosen.append(method)
         self.unrotated = any(method.unrotated for method in chosen)
         return chosen
+
+    def _layer(self, index: int) -> Layer:
+        """The bridge's layer, with what its method brings."""
+        layer, brought = self.bridge.layers[index], self._brought[index]
+        return replace(layer, **brought) if brought else layer
 
     # ------------------------------------------------------------------------------------------ the state
 
@@ -144,7 +147,7 @@ class Session:
         self._prompt = self._new = 0
         self._sealed = self._decoded = False
         self._phase: Phase = "prefill"
-        self._step: tuple[Sequence[Layer], Tensor, int] | None = None
+        self._step: tuple[Tensor, int] | None = None
         if self._cache is not None:
             self._cache.n = 0
             self._cache.load(None)
@@ -158,11 +161,11 @@ class Session:
         self._batch, self._pads = batch, pads
         self._serving = self._methods if pads is None else [PerRow(method, pads) for method in self._methods]
         self.sequence_state = self.method.init_sequence(batch, bridge.layers[0].device)
-        self._fill_states(bridge)
+        self._fill_states()
 
-    def _fill_states(self, bridge: Bridge) -> None:
+    def _fill_states(self) -> None:
         self.states = []
-        for layer, method in zip(bridge.layers, self._serving, strict=True):
+        for layer, method in zip(self.layers, self._serving, strict=True):
             self.states.append(
                 method.init_state(layer, self._batch) if layer.source is None else self.states[layer.source]
             )
@@ -170,8 +173,8 @@ class Session:
 
     @property
     def layers(self) -> list[Layer]:
-        """The model's attention layers."""
-        return list(self.bridge.layers)
+        """The model's attention layers, each with what its method brings."""
+        return [self._layer(i) for i in range(len(self.bridge.layers))]
 
     @property
     def methods(self) -> list[Method]:
@@ -201,10 +204,10 @@ class Session:
 
     def footprint(self) -> Footprint:
         """What the closed forms say for this point. A hybrid's own states are taken as they are."""
-        total = self.method.sequence_footprint(self._batch, self._prompt, self._new)
+        total = self.method.sequence_footprint(self._batch, self._prompt, self._new, self._sealed)
         if not self.states:
             return Footprint()
-        for layer, method in zip(self.bridge.layers, self._serving, strict=True):
+        for layer, method in zip(self.layers, self._serving, strict=True):
             if layer.source is None:
                 total += method.footprint(layer, self._batch, self._prompt, self._new, self._sealed)
         if self._cache is not None:
@@ -268,7 +271,8 @@ class Session:
 
     def _seal(self) -> None:
         with torch.set_grad_enabled(self.grad):
-            for layer, method, state in zip(self.bridge.layers, self._serving, self.states, strict=True):
+            self.method.second_pass(self.run, self)
+            for layer, method, state in zip(self.layers, self._serving, self.states, strict=True):
                 if layer.source is None:
                     method.seal(state, layer)
         self._sealed = True
@@ -382,9 +386,7 @@ class Session:
         limit = self.bridge.max_positions
         if limit is None or n - min(pads or (0,)) <= limit:
             return
-        free = (
-            layer.window is not None or m.any_length for layer, m in zip(self.bridge.layers, self._methods, strict=True)
-        )
+        free = (layer.window is not None or m.any_length for layer, m in zip(self.layers, self._methods, strict=True))
         if not self.bridge.learned_positions and all(free):
             return
         raise UsageError(
@@ -425,7 +427,7 @@ class Session:
             pads = positions.new_tensor(self._pads)
             mask = (torch.arange(start + T, device=positions.device)[None] >= pads[:, None]).long()
         saved = cache.save() if phase == "score" else None
-        self._phase, self._step = phase, (bridge.layers, positions, start)
+        self._phase, self._step = phase, (positions, start)
         logits = bridge.forward(
             self, cache, positions, ids=ids, embeds=embeds, attention_mask=mask, keep=keep, hidden=hidden
         )
@@ -447,15 +449,15 @@ class Session:
         pre: Callable[[], tuple[Tensor, Tensor]],
     ) -> Tensor:
         assert self._step is not None
-        layers, positions, start = self._step
+        positions, start = self._step
         after = index + 1
-        if after < len(layers) and self._prefetching[after]:
-            self._serving[after].prefetch(self.states[after], layers[after])
+        if after < len(self.states) and self._prefetching[after]:
+            self._serving[after].prefetch(self.states[after], self._layer(after))
         step = Step(positions, start, self._phase, self._pads, sinks, pre)
-        return self._serving[index].attend(q, k, v, self.states[index], layers[index], step)
+        return self._serving[index].attend(q, k, v, self.states[index], self._layer(index), step)
 
     def latent(self, index: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return self._serving[index].latent(a, b, self.states[index], self.bridge.layers[index])
+        return self._serving[index].latent(a, b, self.states[index], self._layer(index))
 
     # ------------------------------------------------------------------------------------------ copies
 
@@ -466,7 +468,7 @@ class Session:
         """
         child = Session.__new__(Session)
         child.model, child.method, child.grad = self.model, self.method, self.grad
-        child._overrides, child._methods = self._overrides, self._methods
+        child._methods, child._brought = self._methods, self._brought
         child._bridge, child._parent, child.unrotated = None, self, self.unrotated
         child._cache = self.bridge.new_cache(self.bridge.latents)
         child._clear()
@@ -488,7 +490,7 @@ class Session:
         """The text's whole state as plain dictionaries and tensors, for `torch.save`; `restore` takes it back."""
         assert self._cache is not None
         return {
-            "method": repr((self.method, sorted(self._overrides.items()))),
+            "method": repr(self.method),
             "states": states.snapshot([self.states, self.sequence_state]),
             "foreign": self._cache.save(),
             "seen": self._cache.n,
@@ -503,7 +505,7 @@ class Session:
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Stand where `snapshot` was taken, in this or another session of the same model and method."""
-        mine = repr((self.method, sorted(self._overrides.items())))
+        mine = repr(self.method)
         if snapshot["method"] != mine:
             raise ValueError(f"this snapshot is of method {snapshot['method']}, and the session runs {mine}")
         bridge, cache = self.bridge, self._cache
@@ -553,9 +555,7 @@ class Session:
 
         def act() -> None:
             self._begin(batch, None)
-            for layer, method, state, (k, v) in zip(
-                bridge.layers, self._methods, self.states, keys_values, strict=True
-            ):
+            for layer, method, state, (k, v) in zip(self.layers, self._methods, self.states, keys_values, strict=True):
                 if layer.source is None:
                     method.adopt(state, layer, k, v, None if queries is None else queries[layer.index])
 

@@ -56,7 +56,7 @@ class Recompute(Method):
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         return Footprint()
 
-    def sequence_footprint(self, batch: int, prompt: int, new: int = 0) -> Footprint:
+    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         n = (prompt + new) * torch.int64.itemsize
         return Footprint.of(batch * n, read=n)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import Part
-from kvfrontier.methods.axes import Memory, Selection
+from kvfrontier.methods.axes import KeysAt, Memory, Selection, When
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
@@ -33,7 +33,7 @@ class SegmentSelection(Selection):
 
     segment: int
 
-    when: ClassVar[Literal["never", "seal", "order"]] = "order"
+    when: ClassVar[When] = "order"
     bounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -76,7 +76,9 @@ class InfiniMemory(Memory):
         state.z = state.z + f.sum(2)
         state.n += k.shape[2]
 
-    def read(self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor) -> Part | None:
+    def read(
+        self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor, keys_at: KeysAt
+    ) -> Part | None:
         if state.n == 0:
             return None
         f = feature(q).unflatten(1, (layer.hkv, -1))
@@ -88,7 +90,7 @@ class InfiniMemory(Memory):
         share = 1 / (1 + math.exp(-self.gate))
         return (share * memory[0] + (1 - share) * part[0]).to(part[0].dtype), part[1]
 
-    def footprint(self, layer: Layer, batch: int) -> Footprint:
+    def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         return Matrix.footprint(layer, batch, layer.d)
 
 

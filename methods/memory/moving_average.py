@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import Part
-from kvfrontier.methods.axes import Memory
+from kvfrontier.methods.axes import KeysAt, Memory
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
@@ -53,7 +53,9 @@ class MovingAverageMemory(Memory):
         state.v = (state.v * state.n + v.float().sum(2, keepdim=True)) / total
         state.n = total
 
-    def read(self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor) -> Part | None:
+    def read(
+        self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor, keys_at: KeysAt
+    ) -> Part | None:
         if state.n + k.shape[2] == 0:
             return None
         grouped = q.unflatten(1, (layer.hkv, -1)).float()
@@ -76,7 +78,7 @@ class MovingAverageMemory(Memory):
         o = mean_v.unsqueeze(2).expand(*x.shape, -1)
         return o.flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
 
-    def footprint(self, layer: Layer, batch: int) -> Footprint:
+    def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         one = layer.hkv * (layer.d + layer.dv) * torch.float32.itemsize
         return Footprint.of(batch * one, read=one)
 

@@ -17,8 +17,9 @@ class InCachePositions(Positions):
     """The slot is the position. A model without RoPE has nothing to rotate."""
 
     unrotated: ClassVar[bool] = True
+    any_length: ClassVar[bool] = True
 
-    def stored(self, k: Tensor, k_pre: Tensor | None) -> Tensor:
+    def stored(self, k: Tensor, k_pre: Tensor | None, pos: Tensor, layer: Layer) -> Tensor:
         assert k_pre is not None
         return k_pre
 
@@ -27,6 +28,6 @@ class InCachePositions(Positions):
             return k
         return layer.rope.apply(k, arange(slot, slot + k.shape[2], k)[None])
 
-    def query(self, q: Tensor, q_pre: Tensor | None, slots: Tensor, layer: Layer) -> Tensor:
+    def query(self, q: Tensor, q_pre: Tensor | None, pos: Tensor, slots: Tensor, layer: Layer) -> Tensor:
         assert q_pre is not None
         return q_pre if layer.rope is None else layer.rope.apply(q_pre, slots[None])

@@ -8,16 +8,16 @@ grouped heads and selects for each; here the cache stays grouped, so that a grou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kvfrontier.methods.attend.eager import logits
-from kvfrontier.methods.axes import Selection, arange
+from kvfrontier.methods.axes import Call, Selection, When, arange
 from kvfrontier.methods.cached import Cached
-from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.contract import Footprint, Phase
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.state import Buf, State
@@ -38,7 +38,8 @@ class SnapKVSelection(Selection):
     window: int
     kernel: int
 
-    when: ClassVar[Literal["never", "seal", "order"]] = "seal"
+    when: ClassVar[When] = "seal"
+    observes: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     query_sensitive: ClassVar[bool] = True
     knob: ClassVar[str | None] = "budget"
 
@@ -56,8 +57,8 @@ class SnapKVSelection(Selection):
     def init(self, layer: Layer, batch: int) -> LastQueries:
         return LastQueries(Buf.empty(batch, layer.hq, 0, layer.d, exact=True, dtype=layer.dtype, device=layer.device))
 
-    def observe(self, state: Any, q: Tensor) -> None:
-        state.q.set(torch.cat([state.q.view(), q[:, :, -self.window :]], 2)[:, :, -self.window :])
+    def observe(self, state: Any, call: Call, layer: Layer) -> None:
+        state.q.set(torch.cat([state.q.view(), call.q[:, :, -self.window :]], 2)[:, :, -self.window :])
 
     def budget(self, n: int, layer: Layer) -> int:
         return min(n, self.tokens)
@@ -72,10 +73,10 @@ class SnapKVSelection(Selection):
         pooled = F.avg_pool1d(past, self.kernel, stride=1, padding=self.kernel // 2)
         return F.pad(pooled, (0, w), value=float("inf"))
 
-    def footprint(self, layer: Layer, batch: int, prompt: int, sealed: bool) -> Footprint:
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int, sealed: bool) -> Footprint:
         if sealed:
             return Footprint()
-        return Footprint.of(batch * layer.hq * min(self.window, prompt) * layer.d * layer.dtype.itemsize, read=0)
+        return Footprint.of(batch * layer.hq * min(self.window, prompt + new) * layer.d * layer.dtype.itemsize, read=0)
 
     def lossless(self, n: int) -> SnapKVSelection:
         return replace(self, tokens=max(n, self.window))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from kvfrontier.methods.axes import ENDLESS, Positions, Selection, Span
+from kvfrontier.methods.axes import ENDLESS, Positions, Selection, Span, When
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
@@ -24,7 +24,7 @@ class WindowSelection(Selection):
     window: int
     sinks: int = 0
 
-    when: ClassVar[Literal["never", "seal", "order"]] = "order"
+    when: ClassVar[When] = "order"
     rolling: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     knob: ClassVar[str | None] = "window"

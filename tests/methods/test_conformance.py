@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from kvfrontier.methods import Layer, Method, Step, registry
@@ -15,23 +17,9 @@ from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.state import Buf, State
 from kvfrontier.runners.conformance import CHECKS, tiny
 
-#: At least one row a registered method.
-METHODS: list[dict[str, Any]] = [
-    {"name": "dense"},
-    {"name": "dense", "backend": "eager"},
-    {"name": "window", "window": 24},
-    {"name": "sinks", "window": 24, "sinks": 4},
-    {"name": "sinks", "window": 24, "sinks": 4, "positions": "original"},
-    {"name": "kivi", "bits": 8, "group": 16, "residual": 32},
-    {"name": "kivi", "bits": 4},
-    {"name": "kivi", "bits": 2, "group": 32, "residual": 32},
-    {"name": "snapkv", "budget": 40, "window": 8, "kernel": 5},
-    {"name": "moving_average", "window": 24},
-    {"name": "moving_average", "window": 24, "slot_mass": "count"},
-    {"name": "recompute"},
-    {"name": "linear"},
-    {"name": "infini", "segment": 32},
-]
+ROWS = sorted((Path(__file__).parent / "rows").glob("*.yaml"))
+#: At least one row a registered method, from a file a room.
+METHODS: list[dict[str, Any]] = [row for file in ROWS for row in yaml.safe_load(file.read_text(encoding="utf-8"))]
 
 
 def title(params: dict[str, Any]) -> str:

@@ -345,7 +345,8 @@ def test_an_adopted_prefix_equals_a_prefill(model: Any) -> None:
 
 def test_layers_may_have_methods_of_their_own(model: Any) -> None:
     ids = tokens()
-    with Session(model, methods.Dense(), layers={1: methods.Window(window=8)}) as s:
+    method = methods.PerLayer(methods.Dense(), ((methods.Layers("1"), methods.Window(window=8)),))
+    with Session(model, method) as s:
         logits = s.prefill(ids)
         held = [measure(state).payload for state in s.states]
         assert s.state_bytes() == s.footprint().held
@@ -354,10 +355,12 @@ def test_layers_may_have_methods_of_their_own(model: Any) -> None:
 
 
 def test_methods_that_cannot_serve_a_layer_are_refused(model: Any) -> None:
+    unknown = methods.PerLayer(methods.Dense(), ((methods.Layers("3"), methods.Window(window=8)),))
     with pytest.raises(ValueError, match=r"layers \[3\] do not exist"):
-        Session(model, methods.Dense(), layers={3: methods.Window(window=8)}).__enter__()
+        Session(model, unknown).__enter__()
+    choice = (methods.Layers("1"), methods.Recompute())
     with pytest.raises(ValueError, match="drives the whole model"):
-        Session(model, methods.Dense(), layers={1: methods.Recompute()}).__enter__()
+        methods.PerLayer(methods.Dense(), (choice,))
     with pytest.raises(ValueError, match="group"):
         Session(model, methods.Kivi(bits=4, group=48, residual=48)).__enter__()
     assert model.config._attn_implementation == "sdpa"

@@ -1,0 +1,141 @@
+"""Another method in some layers: `method.layers={0-1: dense}` on the command line.
+
+The session asks `at(layer)` and talks to the answer; called directly, a `PerLayer` passes everything on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.layer import Layer
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers by their index: "3", "0-1" (both ends), "-1" (the last) or a slice "::4"."""
+
+    spec: str
+
+    def __post_init__(self) -> None:
+        try:
+            self.of(1)
+        except ValueError:
+            raise ValueError(
+                f"layers {self.spec!r} name none; write an index (3), a range with both ends (0-1), -1 for the last, "
+                "or a slice (::4)"
+            ) from None
+
+    def of(self, count: int) -> range:
+        """Indices among `count` layers."""
+        if ":" in self.spec:
+            return range(count)[slice(*(int(part) if part else None for part in self.spec.split(":")))]
+        first, dash, last = self.spec.rpartition("-")
+        if dash and first:
+            return range(int(first), int(last) + 1)
+        index = int(self.spec)
+        return range(index % count, index % count + 1) if index < 0 else range(index, index + 1)
+
+
+def _all(flag: str) -> Any:
+    return property(lambda self: all(getattr(method, flag) for method in self.methods))
+
+
+def _any(flag: str) -> Any:
+    return property(lambda self: any(getattr(method, flag) for method in self.methods))
+
+
+@dataclass(frozen=True)
+class PerLayer(Method):
+    """`default` in every layer that no choice names. Later choices win."""
+
+    default: Method
+    choices: tuple[tuple[Layers, Method], ...]
+
+    chunk_invariant: ClassVar[bool] = _all("chunk_invariant")
+    decode_equals_prefill: ClassVar[bool] = _all("decode_equals_prefill")
+    differentiable: ClassVar[bool] = _all("differentiable")
+    bounded: ClassVar[bool] = _all("bounded")
+    query_sensitive: ClassVar[bool] = _any("query_sensitive")
+    simulated: ClassVar[bool] = _any("simulated")
+    needs_training: ClassVar[bool] = _any("needs_training")
+    shareable: ClassVar[bool] = _all("shareable")
+    unrotated: ClassVar[bool] = _any("unrotated")
+    any_length: ClassVar[bool] = _all("any_length")
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if (type(method).drive, type(method).init_sequence) != (Method.drive, Method.init_sequence):
+                raise ValueError(f"{type(method).__name__} drives the whole model, and cannot serve single layers")
+            if isinstance(method, PerLayer):
+                raise ValueError("layers are chosen once; a method that chooses by layer cannot serve single layers")
+
+    @property
+    def methods(self) -> Iterator[Method]:
+        """All methods that may serve."""
+        yield self.default
+        yield from (method for _, method in self.choices)
+
+    @property
+    def adopts(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        needs = {method.adopts for method in self.methods}
+        return None if None in needs else "kv+queries" if "kv+queries" in needs else "kv"
+
+    @property
+    def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.default.knob
+
+    def at(self, layer: Layer) -> Method:
+        chosen = [method for layers, method in self.choices if layer.index in layers.of(layer.count)]
+        return chosen[-1] if chosen else self.default
+
+    def validate(self, layer: Layer) -> None:
+        for layers, _ in self.choices:
+            missing = [i for i in layers.of(layer.count) if i >= layer.count]
+            if missing:
+                raise ValueError(
+                    f"layers {missing} do not exist; the model has attention layers 0 to {layer.count - 1}"
+                )
+        self.at(layer).validate(layer)
+
+    def source(self, layer: Layer) -> int | None:
+        return self.at(layer).source(layer)
+
+    def module(self, layer: Layer) -> Any:
+        return self.at(layer).module(layer)
+
+    def init_state(self, layer: Layer, batch: int) -> Any:
+        return self.at(layer).init_state(layer, batch)
+
+    def latent(self, a: Tensor, b: Tensor, state: Any, layer: Layer) -> tuple[Tensor, Tensor]:
+        return self.at(layer).latent(a, b, state, layer)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
+        return self.at(layer).attend(q, k, v, state, layer, step)
+
+    def seal(self, state: Any, layer: Layer) -> None:
+        self.at(layer).seal(state, layer)
+
+    def adopt(self, state: Any, layer: Layer, k: Tensor, v: Tensor, queries: Tensor | None) -> None:
+        self.at(layer).adopt(state, layer, k, v, queries)
+
+    def prefetch(self, state: Any, layer: Layer) -> None:
+        self.at(layer).prefetch(state, layer)
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        return self.at(layer).footprint(layer, batch, prompt, new, sealed)
+
+    def nominal(self, layer: Layer, batch: int, prompt: int, new: int = 0) -> int:
+        return self.at(layer).nominal(layer, batch, prompt, new)
+
+    def lossless(self, n: int) -> Method | None:
+        found = [method.lossless(n) for method in self.methods]
+        if None in found:
+            return None
+        default, *rest = found
+        assert default is not None
+        return PerLayer(default, tuple((c[0], m) for c, m in zip(self.choices, rest, strict=True) if m is not None))

@@ -1,0 +1,1 @@
+"""Methods that keep fewer heads, latents, or one layer's keys and values for several layers."""
