@@ -1,14 +1,15 @@
-"""The matrix that linear attention and compressive memories keep instead of tokens."""
+"""The matrix that linear attention, its descendants and compressive memories keep instead of tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import State
 
@@ -36,4 +37,46 @@ class Matrix(State):
     @staticmethod
     def footprint(layer: Layer, batch: int, d: int) -> Footprint:
         one = layer.hkv * d * (layer.dv + 1) * torch.float32.itemsize
+        return Footprint.of(batch * one, read=one)
+
+
+@dataclass
+class Outer(State):
+    """S [B, Hkv, F, V] in float32: a decayed sum of outer products of F features of a key and V of a value."""
+
+    S: Tensor
+
+
+@dataclass(frozen=True)
+class OneMatrix(Method):
+    """Base of methods whose past is one matrix a key/value head. A subclass gives `shape` and `read_write`.
+
+    Where a method has no softmax's normaliser, its queries are multiplied by the model's `layer.scale` (d^-1/2), and
+    the norm that its paper puts behind the heads is the model's matter, as are convolutions and output gates.
+    """
+
+    bounded: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
+
+    def shape(self, layer: Layer) -> tuple[int, int]:
+        """(F, V) of one head's matrix."""
+        return layer.d, layer.dv
+
+    def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
+        """Output [B, Hkv, G, T, Dv] and the new S; q [B, Hkv, G, T, D], k and v [B, Hkv, T, D], all in float32."""
+        raise NotImplementedError
+
+    def init_state(self, layer: Layer, batch: int) -> Outer:
+        return Outer(torch.zeros(batch, layer.hkv, *self.shape(layer), device=layer.device))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
+        grouped = q.unflatten(1, (layer.hkv, -1)).float()
+        out, S = self.read_write(grouped, k.float(), v.float(), state.S, layer, step)
+        if step.phase != "score":
+            state.S = S
+        return out.flatten(1, 2).to(q.dtype)
+
+    def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        rows, columns = self.shape(layer)
+        one = layer.hkv * rows * columns * torch.float32.itemsize
         return Footprint.of(batch * one, read=one)
