@@ -10,6 +10,7 @@ For each piece of a call that fits before the past changes (`room`):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import build_component, component, register
 from kvfrontier.methods.state import State
 from kvfrontier.methods.stores.dense import DenseStore
 
@@ -297,7 +299,7 @@ class Cached(Method):
     def _compress(self, state: CachedState, layer: Layer) -> None:
         """Down to the selection's budget, by its scores."""
         n = self.store.n(state.store)
-        m = self.selection.budget(n, layer)
+        m = self.selection.kept(n, layer)
         if m >= n:
             return
         k, v = self.store.read(state.store, 0, n)
@@ -342,3 +344,33 @@ class Cached(Method):
     def lossless(self, n: int) -> Cached | None:
         selection, store = self.selection.lossless(n), self.store.lossless(n)
         return replace(self, selection=selection, store=store) if selection and store else None
+
+
+component("selection", "all")(Selection)
+component("store", "dense")(DenseStore)
+component("memory", "dropped")(Memory)
+component("positions", "original")(Positions)
+
+
+@register(
+    "cached",
+    family="baseline",
+    cost="what its selection keeps, as its store holds it, and its memory",
+    tags=("growing", "internal", "lossy", "per layer"),
+)
+def Composed(
+    selection: Mapping[str, Any] | str = "all",
+    store: Mapping[str, Any] | str = "dense",
+    memory: Mapping[str, Any] | str = "dropped",
+    positions: Mapping[str, Any] | str = "original",
+    backend: str = "auto",
+) -> Cached:
+    """A cache of one's own: which tokens stay, how they are held, what becomes of the others, at which positions.
+
+    `method=cached method/selection=snapkv method.selection.budget=128 method/store=kivi2`; `kvfrontier list axes` shows
+    the choices. A pair that makes no sense is refused with the reason.
+    """
+    return Cached(
+        build_component("selection", selection), build_component("store", store), build_component("memory", memory),
+        build_component("positions", positions), backend,
+    )  # fmt: skip

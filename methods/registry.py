@@ -3,6 +3,11 @@
     @register("window", family="selection", paper="...", cost="...")
     def Window(window: int = 256) -> Cached: ...
 
+A choice of an axis (`@component("selection", "snapkv")`) is a factory too, and the method `cached` composes four of
+them. `layers` gives other methods to some layers, whatever the method. So a method is described by plain data:
+
+    {"name": "cached", "selection": {"name": "snapkv", "budget": 128}, "store": "kivi", "layers": {"0-1": "dense"}}
+
 Methods of other packages register by the entry-point group `kvfrontier.methods`, whose values are such factories.
 """
 
@@ -18,7 +23,7 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +37,8 @@ FAMILIES = (
     "baseline", "selection", "store", "memory", "positions", "retrieval", "patterns", "recurrent", "segments",
     "sharing",
 )  # fmt: skip
-#: The axes of `Cached`.
+#: The method that composes the four axes, and these.
+COMPOSED = "cached"
 AXES = ("selection", "store", "memory", "positions")
 
 
@@ -65,7 +71,7 @@ class Entry:
     @property
     def parameters(self) -> dict[str, Any]:
         """Hyper-parameters and their defaults."""
-        return {p.name: p.default for p in inspect.signature(self.factory).parameters.values()}
+        return defaults(self.factory)
 
     def label(self, params: Mapping[str, Any]) -> str:
         """A short name for a row: `kivi2` for {"bits": 2}."""
@@ -73,21 +79,27 @@ class Entry:
 
     def build(self, params: Mapping[str, Any]) -> Method:
         """The method. Raises ValueError for an unknown parameter, a wrong type or a value that makes no sense."""
-        types = typing.get_type_hints(self.factory)
-        for key, value in params.items():
-            if key not in self.parameters:
-                raise ValueError(f"method {self.name!r} has no parameter {key!r}" + nearest(key, self.parameters))
-            if not _fits(value, types[key]):
-                wanted = getattr(types[key], "__name__", str(types[key]))
-                raise ValueError(
-                    f"method.{key}={value!r} is not of type {wanted}, which method {self.name!r} takes there"
-                )
-        return self.factory(**params)
+        return _call(self.factory, params, f"method {self.name!r}", "method")
 
-    def source_hash(self) -> str:
-        """sha256 over the source of its file and of every file of this package that it imports, directly or not. A
-        record's id holds it, so that a changed method is measured again and an unrelated change is not."""
-        return _source_hash(inspect.getmodule(self.factory).__name__)  # pyright: ignore[reportOptionalMemberAccess]
+
+def _call(factory: Callable[..., Any], params: Mapping[str, Any], who: str, where: str) -> Any:
+    """factory(**params), after its names and types are checked. `where` is the configuration's path to them."""
+    types, known = (
+        typing.get_type_hints(factory if inspect.isfunction(factory) else factory.__init__),
+        defaults(factory),
+    )
+    for key, value in params.items():
+        if key not in known:
+            raise ValueError(f"{who} has no parameter {key!r}" + nearest(key, known))
+        if not _fits(value, types[key]):
+            wanted = getattr(types[key], "__name__", str(types[key]))
+            raise ValueError(f"{where}.{key}={value!r} is not of type {wanted}, which {who} takes there")
+    return factory(**params)
+
+
+def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """A factory's parameters at their defaults."""
+    return {p.name: p.default for p in inspect.signature(factory).parameters.values()}
 
 
 _entries: dict[str, Entry] = {}
@@ -108,7 +120,7 @@ def register(
         raise ValueError(f"method {name!r}: unknown family {family!r}" + nearest(family, FAMILIES))
 
     def add(factory: F) -> F:
-        bare = [p.name for p in inspect.signature(factory).parameters.values() if p.default is inspect.Parameter.empty]
+        bare = [key for key, value in defaults(factory).items() if value is inspect.Parameter.empty]
         if bare:
             raise ValueError(f"method {name!r}: give {', '.join(bare)} a default, so that it can be run by name alone")
         there = _entries.get(name)
@@ -130,7 +142,7 @@ def component(axis: str, name: str) -> Callable[[C], C]:
     parameter needs a default (the paper's value) and a type."""
 
     def add(factory: C) -> C:
-        bare = [p.name for p in inspect.signature(factory).parameters.values() if p.default is inspect.Parameter.empty]
+        bare = [key for key, value in defaults(factory).items() if value is inspect.Parameter.empty]
         if bare:
             raise ValueError(f"{axis} {name!r}: give {', '.join(bare)} a default, so that it can be chosen by name")
         there = _components[axis].get(name)
@@ -175,14 +187,102 @@ def get(name: str) -> Entry:
 
 
 def build(params: Mapping[str, Any]) -> Method:
-    """The method that `params` describes: {"name": "kivi", "bits": 2}."""
+    """The method that `params` describes: {"name": "kivi", "bits": 2}. Raises ValueError, with what to change."""
+    rest, name = _named(params)
+    layers = rest.pop("layers", None)
+    method = get(name).build(rest)
+    if not layers:
+        return method
+    from kvfrontier.methods.per_layer import Layers, PerLayer
+
+    choices = {spec: build(_described(choice)) for spec, choice in layers.items()}
+    default = choices.pop("default", method)
+    return PerLayer(default, tuple((Layers(str(spec)), choice) for spec, choice in choices.items()))
+
+
+def build_component(axis: str, params: Mapping[str, Any] | str) -> Any:
+    """One choice of an axis: "snapkv" or {"name": "snapkv", "budget": 128}. Raises ValueError, with what to change."""
+    rest, name = _named(_described(params))
+    return _call(_component(axis, name), rest, f"{axis} {name!r}", f"method.{axis}")
+
+
+def complete(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same description with every default filled in. Raises ValueError where it describes no method."""
+    build(params)
+    rest, name = _named(params)
+    layers = rest.pop("layers", None)
+    filled = {"name": name, **get(name).parameters, **rest}
+    if name == COMPOSED:
+        for axis in AXES:
+            own, choice = _named(_described(filled[axis]))
+            filled[axis] = {"name": choice, **defaults(_component(axis, choice)), **own}
+    if layers:
+        filled["layers"] = {str(spec): complete(_described(choice)) for spec, choice in layers.items()}
+    return filled
+
+
+def label(params: Mapping[str, Any]) -> str:
+    """A short name for a row: `kivi2`, `snapkv+kivi(bits=4)`, `snapkv[0-1: dense]`."""
+    rest, name = _named(params)
+    layers = rest.pop("layers", None) or {}
+    text = _composed_label({**get(name).parameters, **rest}) if name == COMPOSED else get(name).label(rest)
+    if "default" in layers:
+        text = label(_described(layers["default"]))
+    others = [f"{spec}: {label(_described(choice))}" for spec, choice in layers.items() if spec != "default"]
+    return f"{text}[{', '.join(others)}]" if others else text
+
+
+def source_hash(params: Mapping[str, Any]) -> str:
+    """sha256 over the source of the files that define what `params` describes, and of every file of this package that
+    these import, directly or not. A record's id holds it, so that a changed method is measured again and an unrelated
+    change is not."""
+    return _source_hash(tuple(sorted(set(_modules(params)))))
+
+
+def _modules(params: Mapping[str, Any]) -> Iterator[str]:
+    """Modules that define the method, its axes and what serves other layers."""
+    rest, name = _named(params)
+    yield get(name).factory.__module__
+    if name == COMPOSED:
+        for axis in AXES:
+            chosen = {**get(name).parameters, **rest}[axis]
+            yield _component(axis, _named(_described(chosen))[1]).__module__
+    for choice in (rest.get("layers") or {}).values():
+        yield from _modules(_described(choice))
+
+
+def _named(params: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """All but the name, and the name."""
     rest = dict(params)
     if "name" not in rest:
         raise ValueError("a method needs a name: " + ", ".join(entries()))
-    return get(rest.pop("name")).build(rest)
+    return rest, str(rest.pop("name"))
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
+def _described(choice: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    return {"name": choice} if isinstance(choice, str) else choice
+
+
+def _component(axis: str, name: str) -> Callable[..., Any]:
+    known = components(axis)
+    if name not in known:
+        raise ValueError(f"unknown {axis} {name!r}" + nearest(name, known))
+    return known[name]
+
+
+def _composed_label(params: Mapping[str, Any]) -> str:
+    """The axes that are not the usual choice, each with the parameters that are not its defaults."""
+    parts = []
+    for axis in AXES:
+        own, name = _named(_described(params[axis]))
+        if name != get(COMPOSED).parameters[axis]:
+            usual = defaults(_component(axis, name))
+            changed = [f"{key}={value}" for key, value in own.items() if value != usual[key]]
+            parts.append(name + (f"({', '.join(changed)})" if changed else ""))
+    return "+".join(parts) or COMPOSED
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
     """A tail for an error message: the nearest known name, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -202,11 +302,11 @@ def _fits(value: Any, kind: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _sources(module: str) -> dict[str, bytes]:
-    """Source by module name: of `module` and of all modules of this package that it imports, directly or not."""
+def _sources(modules: Iterable[str]) -> dict[str, bytes]:
+    """Source by module name: of `modules` and of all modules of this package that they import, directly or not."""
     root = "kvfrontier.methods"
     seen: dict[str, bytes] = {}
-    todo = [module]
+    todo = list(modules)
     while todo:
         name = todo.pop()
         # Names and packages' lists of names decide nothing about a method.
@@ -232,8 +332,8 @@ def _defining_module(module: str, name: str) -> str:
 
 
 @functools.cache
-def _source_hash(module: str) -> str:
+def _source_hash(modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for name, source in sorted(_sources(module).items()):
+    for name, source in sorted(_sources(modules).items()):
         digest.update(name.encode() + b"\0" + source + b"\0")
     return digest.hexdigest()

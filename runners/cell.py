@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from kvfrontier.methods import Dense, registry
-from kvfrontier.runners import environment, meter, models, tasks, tracker
+from kvfrontier.runners import compose, environment, meter, models, tasks, tracker
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
@@ -76,14 +76,12 @@ def model_name(config: Mapping[str, Any]) -> str:
 def identify(cell: Cell) -> str:
     """The id of the cell's record on this machine."""
     here = _environment(cell.device)
-    return record_id(
-        cell, registry.get(cell.method["name"]).source_hash(), here.device_name, here.torch, here.transformers
-    )
+    return record_id(cell, registry.source_hash(cell.method), here.device_name, here.torch, here.transformers)
 
 
 def method_label(cell: Cell) -> str:
     """The method's short name, as `kivi2`."""
-    return registry.get(cell.method["name"]).label(_parameters(cell))
+    return registry.label(cell.method)
 
 
 def task_label(cell: Cell) -> str:
@@ -155,7 +153,7 @@ class Bench:
                 query_sensitive=self.method.query_sensitive,
                 paper=entry.paper,
             ),
-            method_hash=entry.source_hash(),
+            method_hash=registry.source_hash(cell.method),
             protocol_hash=content_hash(cell.protocol),
             environment=here,
             config=dict(config),
@@ -220,21 +218,25 @@ def _feasible(quality: Callable[[], Quality]) -> Quality:
 
 
 def _method_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's name and all its parameters, defaults filled in."""
+    """The method and all its parameters, defaults filled in. A text in `layers` is a choice of configs/method."""
+    params = {key: value for key, value in given.items() if key != "layers"}
+    layers = given.get("layers") or {}
+    if not isinstance(layers, Mapping):
+        raise UsageError(f"method.layers={layers!r} names no layers; write method.layers={{0-1: dense}}")
+    if layers:
+        chosen = {
+            str(spec): compose.choice("method", choice) if isinstance(choice, str) else choice
+            for spec, choice in layers.items()
+        }
+        params["layers"] = {spec: _method_parameters(choice) for spec, choice in chosen.items()}
     try:
-        entry = registry.get(str(given.get("name")))
-        registry.build(given)
+        return registry.complete(params)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return {"name": entry.name, **entry.parameters, **given}
 
 
 def _task(cell: Cell) -> tasks.Task:
     return tasks.make({key: value for key, value in cell.task.items() if key != "version"})
-
-
-def _parameters(cell: Cell) -> dict[str, Any]:
-    return {key: value for key, value in cell.method.items() if key != "name"}
 
 
 @cache

@@ -30,7 +30,7 @@ def register() -> None:
     """Make this package known to Hydra: the sweeper, and a node for every registered method and task.
 
     The node `method/base/NAME` holds the parameters at their defaults; the YAMLs of configs/method build on it. A
-    method that has no YAML is chosen by its name alone (`method=NAME`). Tasks the same.
+    method that has no YAML is chosen by its name alone (`method=NAME`). Tasks and the axes of `cached` the same.
     """
     # Hydra's own search comes first: it runs the files of plug-ins that it finds anew, and misses editable ones.
     plugins = Plugins.instance()
@@ -40,8 +40,10 @@ def register() -> None:
 
     plugins.register(CellSweeper)
     store = ConfigStore.instance()
-    nodes = {"method": {n: e.parameters for n, e in registry.entries().items()}}
+    nodes = {"method": {n: {**e.parameters, "layers": None} for n, e in registry.entries().items()}}
     nodes["task"] = {n: tasks.describe(n)["parameters"] for n in tasks.names()}
+    for axis in registry.AXES:
+        nodes[f"method/{axis}"] = {n: registry.defaults(c) for n, c in registry.components(axis).items()}
     for group, choices in nodes.items():
         written = _choices_with_a_file(group)
         for name, parameters in choices.items():
@@ -88,6 +90,7 @@ class Composer:
         with _hydra():
             loader = GlobalHydra.instance().config_loader()
             self.groups = {g for g in loader.list_groups("") if g != "hydra"}
+            self.groups |= {f"method/{axis}" for axis in loader.list_groups("method") if axis != "base"}
 
     def __call__(self, overrides: Sequence[str] = ()) -> Composed:
         """The configuration of one cell. Raises UsageError, with the nearest real name for what does not exist."""

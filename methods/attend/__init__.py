@@ -17,6 +17,7 @@ lse     [B, Hq, T] float32, log of the sum of exponentials, by which parts are m
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 
@@ -50,6 +51,12 @@ def choose(name: str, layer: Layer, needs_grad: bool = False) -> Attend:
         device = torch.device(layer.device).type
         kernel = device == "cpu" or (device == "cuda" and layer.dtype in (torch.float16, torch.bfloat16))
         name = "sdpa" if kernel and layer.softcap is None and layer.d == layer.dv and not needs_grad else "eager"
+    return _function(name)
+
+
+@functools.cache
+def _function(name: str) -> Attend:
+    # Kept, since a decoded token asks once a layer.
     return importlib.import_module(f"{__name__}.{name}").attend
 
 

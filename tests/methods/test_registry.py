@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from kvfrontier.methods import Cached, Kivi, registry
+from kvfrontier.methods import Cached, Kivi, Layer, Layers, PerLayer, registry
 
 
 def test_every_entry_teaches() -> None:
@@ -46,6 +46,8 @@ def test_build_reads_names_and_parameters() -> None:
         ({"name": "kivi", "residual": 100}, "not a positive multiple of the group size 32"),
         ({"name": "dense", "backend": "sdap"}, "unknown backend 'sdap'"),
         ({"window": 3}, "a method needs a name"),
+        ({"name": "cached", "store": "densee"}, "unknown store 'densee'; did you mean 'dense'?"),
+        ({"name": "cached", "store": {"name": "dense", "bits": 2}}, "store 'dense' has no parameter 'bits'"),
     ],
 )
 def test_bad_parameters_say_what_to_do(params: dict, message: str) -> None:
@@ -70,11 +72,55 @@ def test_parameters_need_defaults_and_names_are_unique() -> None:
 
 
 def test_the_hash_covers_what_a_method_imports_and_nothing_else() -> None:
-    kivi, window = registry.get("kivi"), registry.get("window")
-    assert kivi.source_hash() != window.source_hash()
-    assert kivi.source_hash() == registry.get("kivi").source_hash()
-    sources = registry._sources("kvfrontier.methods.stores.quantized")
+    kivi, window = (registry.source_hash({"name": name}) for name in ("kivi", "window"))
+    assert kivi != window
+    assert kivi == registry.source_hash({"name": "kivi", "bits": 4})
+    sources = registry._sources(["kvfrontier.methods.stores.quantized"])
     assert "kvfrontier.methods.cached" in sources
     assert "kvfrontier.methods.attend.eager" in sources
     assert "kvfrontier.methods.attend.sdpa" in sources
     assert "kvfrontier.methods.recurrent.linear" not in sources
+
+
+def test_the_hash_of_a_composition_covers_its_axes_and_layers() -> None:
+    plain, other = {"name": "cached"}, {"name": "cached", "layers": {"0": "linear"}}
+    assert registry.source_hash(plain) != registry.source_hash(other)
+    assert "kvfrontier.methods.recurrent.linear" in registry._modules(other)
+
+
+def test_axes_are_composed_by_name_and_filled_in() -> None:
+    params = {"name": "cached", "store": "dense", "backend": "eager"}
+    assert registry.build(params) == Cached(backend="eager")
+    filled = registry.complete(params)
+    assert filled == {
+        "name": "cached", "selection": {"name": "all"}, "store": {"name": "dense"}, "memory": {"name": "dropped"},
+        "positions": {"name": "original"}, "backend": "eager",
+    }  # fmt: skip
+    assert registry.complete(filled) == filled
+    assert registry.build(filled) == registry.build(params)
+    assert registry.label(filled) == "cached"
+
+
+def test_other_layers_may_have_other_methods() -> None:
+    params = {"name": "window", "window": 8, "layers": {"0-1": "dense", "-1": {"name": "kivi", "bits": 4}}}
+    method = registry.build(params)
+    assert isinstance(method, PerLayer)
+    at = [method.at(Layer(i, 4, 4, 2, 32, 32, 1.0)) for i in range(4)]
+    assert at == [Cached(), Cached(), method.default, Kivi(4)]
+    assert registry.label(params) == "window[0-1: dense, -1: kivi4]"
+    assert registry.build({**params, "layers": {"default": "dense"}}) == PerLayer(Cached(), ())
+    assert registry.complete(params)["layers"]["-1"]["group"] == 32
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"), [("3", [3]), ("0-2", [0, 1, 2]), ("-1", [7]), ("::4", [0, 4]), ("6:", [6, 7])]
+)
+def test_layers_are_named_by_index_range_and_slice(spec: str, found: list[int]) -> None:
+    assert list(Layers(spec).of(8)) == found
+
+
+def test_layers_that_name_none_say_how_to_name_some() -> None:
+    with pytest.raises(ValueError, match="write an index"):
+        Layers("first")
+    with pytest.raises(ValueError, match="cannot serve single layers"):
+        registry.build({"name": "window", "layers": {"0": "recompute"}})

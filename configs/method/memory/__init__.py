@@ -1,0 +1,1 @@
+"""Choices of the memory axis: what becomes of tokens that leave."""

@@ -1,0 +1,1 @@
+"""Choices of the positions axis: where keys are attended."""

@@ -1,0 +1,1 @@
+"""Choices of the selection axis: which tokens stay."""

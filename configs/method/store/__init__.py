@@ -1,0 +1,1 @@
+"""Choices of the store axis: how tokens are held."""
