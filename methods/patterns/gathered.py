@@ -1,0 +1,31 @@
+"""Softmax attention over keys that were gathered: each head has its own, and a mask says which of them a query sees.
+
+What a pattern skips is never gathered, so that its cost is that of the keys it names, in tiles of queries.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvfrontier.methods.attend import Part
+from kvfrontier.methods.attend.eager import logits
+from kvfrontier.methods.axes import gather
+from kvfrontier.methods.layer import Layer
+
+
+def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer) -> Part:
+    """Output in q's dtype and log-sum-exp in float32 of q [B, Hq, T, D] over k [B, H, n, D] and v [B, H, n, Dv], where
+    Hq is a multiple of H. seen [B, H, G, T, n] bool, or what broadcasts to it. A query that sees nothing gets zero, and
+    the lowest float as its log-sum-exp."""
+    x = logits(q, k, layer.scale, layer.softcap).masked_fill(~seen, float("-inf"))
+    top = x.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
+    weights = torch.exp(x - top)
+    mass = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    o = torch.einsum("bhgts,bhsd->bhgtd", weights, v.float()) / mass
+    return o.flatten(1, 2).to(q.dtype), (top + mass.log()).squeeze(-1).flatten(1, 2)
+
+
+def gather_for_heads(x: Tensor, index: Tensor) -> Tensor:
+    """Slots index [B, H, n] of x [B, Hkv, S, D], where H is a multiple of Hkv: heads of a group read the same x."""
+    return gather(x, index.unflatten(1, (x.shape[1], -1)).flatten(2)).unflatten(2, (-1, index.shape[2])).flatten(1, 2)
