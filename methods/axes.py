@@ -126,7 +126,7 @@ class Selection:
         """(`views`) How many of n slots one decoded query reads."""
         return n
 
-    def budget(self, n: int, layer: Layer) -> int:
+    def kept(self, n: int, layer: Layer) -> int:
         """("seal", "stream") How many of n slots stay."""
         return n
 
@@ -145,7 +145,7 @@ class Selection:
 
     def slots(self, prompt: int, new: int, sealed: bool, layer: Layer) -> int:
         """Slots in use at that point."""
-        kept = self.budget(prompt, layer) if sealed else prompt
+        kept = self.kept(prompt, layer) if sealed else prompt
         return kept + new
 
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int, sealed: bool) -> Footprint:

@@ -7,7 +7,7 @@ grouped heads and selects for each; here the cache stays grouped, so that a grou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kvfrontier.methods.attend.eager import logits
-from kvfrontier.methods.axes import Call, Selection, When, arange
+from kvfrontier.methods.axes import Call, arange
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint, Phase
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.registry import register
+from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.selection.seal import SealSelection
 from kvfrontier.methods.state import Buf, State
 
 
@@ -30,25 +31,23 @@ class LastQueries(State):
     q: Buf
 
 
+@component("selection", "snapkv")
 @dataclass(frozen=True)
-class SnapKVSelection(Selection):
-    """`tokens` slots stay in each layer and head."""
+class SnapKVSelection(SealSelection):
+    """`budget` tokens stay in each layer and head, the last `window` among them; scores are pooled over `kernel`."""
 
-    tokens: int
-    window: int
-    kernel: int
+    window: int = 32
+    kernel: int = 7
 
-    when: ClassVar[When] = "seal"
     observes: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     query_sensitive: ClassVar[bool] = True
-    knob: ClassVar[str | None] = "budget"
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window {self.window} gives no query to score with; set method.window to at least 1")
-        if self.tokens < self.window:
+        if self.budget < self.window:
             raise ValueError(
-                f"budget {self.tokens} is smaller than the observation window {self.window}, which always stays; "
+                f"budget {self.budget} is smaller than the observation window {self.window}, which always stays; "
                 "raise method.budget or lower method.window"
             )
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -59,9 +58,6 @@ class SnapKVSelection(Selection):
 
     def observe(self, state: Any, call: Call, layer: Layer) -> None:
         state.q.set(torch.cat([state.q.view(), call.q[:, :, -self.window :]], 2)[:, :, -self.window :])
-
-    def budget(self, n: int, layer: Layer) -> int:
-        return min(n, self.tokens)
 
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
         q = state.q.view()
@@ -77,9 +73,6 @@ class SnapKVSelection(Selection):
         if sealed:
             return Footprint()
         return Footprint.of(batch * layer.hq * min(self.window, prompt + new) * layer.d * layer.dtype.itemsize, read=0)
-
-    def lossless(self, n: int) -> SnapKVSelection:
-        return replace(self, tokens=max(n, self.window))
 
 
 @register(

@@ -14,14 +14,15 @@ from kvfrontier.methods.axes import ENDLESS, Positions, Selection, Span, When
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
-from kvfrontier.methods.registry import register
+from kvfrontier.methods.registry import component, register
 
 
+@component("selection", "window")
 @dataclass(frozen=True)
 class WindowSelection(Selection):
     """The first `sinks` and the last `window` tokens."""
 
-    window: int
+    window: int = 256
     sinks: int = 0
 
     when: ClassVar[When] = "order"
@@ -60,6 +61,12 @@ class WindowSelection(Selection):
 
     def lossless(self, n: int) -> WindowSelection:
         return replace(self, window=n)
+
+
+@component("selection", "sinks")
+def sinks_and_window(window: int = 252, sinks: int = 4) -> WindowSelection:
+    """StreamingLLM's choice of tokens, at its usual sizes."""
+    return WindowSelection(window, sinks)
 
 
 @register(
