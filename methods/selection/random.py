@@ -1,0 +1,58 @@
+"""Random eviction: the baseline that every other selection must beat. When the prompt ends, each head keeps tokens
+drawn at random, as likely the first as the last.
+
+A token's number is a function of its slot, the head, the layer and the seed alone, so that chunks, the rows of a batch
+and forks draw the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvfrontier.methods.axes import arange
+from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.selection.seal import SealSelection
+
+_BITS32 = 0xFFFFFFFF
+
+
+def scramble(x: Tensor) -> Tensor:
+    """A permutation of the integers below 2^32 without visible order (int64 in and out): each bit of the input changes
+    half of the output's. The multiplier is below 2^31, so that no product overflows."""
+    for _ in range(3):
+        x = ((x ^ (x >> 16)) * 0x45D9F3B) & _BITS32
+    return x ^ (x >> 16)
+
+
+@component("selection", "random")
+@dataclass(frozen=True)
+class RandomSelection(SealSelection):
+    """`budget` tokens of each head, drawn without replacement; another `seed` draws others."""
+
+    seed: int = 0
+
+    def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
+        B, heads, n = k.shape[:3]
+        x = scramble(torch.tensor(self.seed & _BITS32, device=k.device))
+        x = scramble(scramble(x ^ layer.index) ^ arange(0, heads, k)).unsqueeze(-1)
+        return scramble(x ^ arange(0, n, k)).expand(B, heads, n)
+
+
+@register(
+    "random",
+    family="selection",
+    cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T",
+    tags=("growing", "internal", "lossy", "per head"),
+)
+def Random(budget: int = 256, seed: int = 0) -> Cached:
+    """Random eviction: at the end of the prompt keep tokens drawn at random, others in each head.
+
+    budget: tokens that stay in each layer and head. What is generated comes on top.
+    """
+    return Cached(RandomSelection(budget, seed))
