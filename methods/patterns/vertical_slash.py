@@ -1,6 +1,6 @@
-"""MInference's vertical-slash pattern (Jiang et al. 2024, arXiv:2407.02490, section 3.2 and algorithm 2): a prefill that
-computes only part of attention. In long prompts a head looks at a few columns (tokens that all later ones look at) and
-a few diagonals (fixed distances). Both are estimated from the call's last queries:
+"""MInference's vertical-slash pattern (Jiang et al. 2024, arXiv:2407.02490, section 3.2 and algorithm 2): a prefill
+that computes only part of attention. In long prompts a head looks at a few columns (tokens that all later ones look at)
+and a few diagonals (fixed distances). Both are estimated from the call's last queries:
 
     A = softmax(Q[-last:] K^T scale)
     columns = top_k over s of sum_t A[t, s]             the first `sinks` always
