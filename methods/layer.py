@@ -20,6 +20,21 @@ class Rope(Protocol):
         """Undo `apply`, up to rounding."""
         ...
 
+    def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
+        """Rotate x [B, H, T, D] by angles [B, T, R/2] (or [1, T, R/2]) in radians, one for each pair of the R dimensions
+        that the model turns, and multiply these by `factor`. `apply` is a rotation by positions times frequencies."""
+        ...
+
+    @property
+    def frequencies(self) -> Tensor:
+        """[R/2] float32, radians a token, falling."""
+        ...
+
+    @property
+    def trained(self) -> int | None:
+        """Positions that the model was made for, or None where it does not say."""
+        ...
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -250,11 +250,14 @@ class ModelRope:
         angles = self._angles(
             torch.empty(0, dtype=torch.float32, device=_device(rotary)), torch.zeros(1, 1, dtype=torch.long)
         )
-        self.dims = angles[0].shape[-1] * (2 if angles[0].is_complex() else 1)
+        self._complex = angles[0].is_complex()
+        self.dims = angles[0].shape[-1] * (2 if self._complex else 1)
         still = [torch.ones_like(angles[0]), *(torch.zeros_like(a) for a in angles[1:])]
         shared = not self._turns(self.dims, still)
         if shared:  # each angle stands for two dimensions
             self.dims *= 2
+        #: How a pair's one angle stands in what the rotary module gives: once, or twice in halves or neighbours.
+        self._layout = "once" if shared or angles[0].is_complex() else self._repeated()
         #: The function writes pairs into halves. A rotation within the new order undoes and repeats it.
         self.reorders = False
         probe = torch.linspace(-1, 1, 3 * self.dims, device=still[0].device).view(1, 3, 1, -1)
@@ -262,6 +265,46 @@ class ModelRope:
             self.reorders = not torch.equal(self._rotate(probe, *still), probe)
             if self.reorders or (len(still) == 2 and not shared and self._is_half_split(probe)):
                 self._rotate = _half_split
+
+    def _repeated(self) -> str:
+        """Whether the module's angles repeat in "halves" or in "neighbours"."""
+        one = self._angles(torch.empty(0, device=_device(self._rotary)), torch.ones(1, 1, dtype=torch.long))[0]
+        neighbours = not isinstance(one, FakeTensor) and not torch.equal(*one.chunk(2, -1))
+        return "neighbours" if neighbours else "halves"
+
+    def _attribute(self, name: str) -> Any:
+        """An attribute of the rotary module, of the layer's kind where it tells kinds apart."""
+        kind = self._options.get("layer_type")
+        return getattr(self._rotary, f"{kind}_{name}" if kind else name, None)
+
+    @property
+    def frequencies(self) -> Tensor:
+        """[R/2] float32, radians a token, falling."""
+        found = self._attribute("inv_freq")
+        if found is None:
+            raise UnsupportedModel(
+                f"{type(self._rotary).__name__} shows no frequencies, so that positions can be moved and not stretched"
+            )
+        return found.float()
+
+    @property
+    def trained(self) -> int | None:
+        """Positions that the model was made for, or None where it does not say."""
+        return getattr(self._rotary, "original_max_seq_len", None)
+
+    def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
+        """Rotate x [B, H, T, D] by angles [B, T, R/2], one a pair, and multiply what turns by `factor`, and by the
+        model's own (YaRN) where it has one."""
+        angles, size = angles.to(x.device), factor * (self._attribute("attention_scaling") or 1.0)
+        if self._complex:
+            turned = (torch.polar(torch.full_like(angles, size), angles),)
+        else:
+            if self._layout == "halves":
+                angles = torch.cat((angles, angles), -1)
+            elif self._layout == "neighbours":
+                angles = angles.repeat_interleave(2, -1)
+            turned = tuple((wave * size).to(x.dtype) for wave in (angles.cos(), angles.sin()))
+        return self._part(x, lambda part: self._rotate(part, *turned).to(x.dtype))
 
     def _is_half_split(self, x: Tensor) -> bool:
         """Whether the model's function gives, to the bit, what `_half_split` gives in half as many operations."""
@@ -330,6 +373,15 @@ class UnknownRope:
         raise UnsupportedModel(self.reason)
 
     invert = apply
+
+    def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
+        raise UnsupportedModel(self.reason)
+
+    @property
+    def frequencies(self) -> Tensor:
+        raise UnsupportedModel(self.reason)
+
+    trained = None
 
 
 def _device(module: nn.Module) -> torch.device:

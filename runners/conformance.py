@@ -217,10 +217,16 @@ def gradients_reach_queries_keys_and_values(method: Method) -> None:
 class _Unrotated:
     """A rotation by nothing, for a layer without a model."""
 
+    trained = 4096
+    frequencies = 1e4 ** -(torch.arange(16) / 16)
+
     def apply(self, x: Tensor, positions: Tensor) -> Tensor:
         return x
 
     invert = apply
+
+    def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
+        return x * factor
 
 
 @check

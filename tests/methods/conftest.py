@@ -22,11 +22,16 @@ CHUNKS = [[PROMPT] + [1] * (T - PROMPT), [13, 50, 7, 20], [1] * T]
 class Rotary:
     """RoPE with base 100, written with complex numbers."""
 
+    trained = 32
+    frequencies = 100.0 ** -(torch.arange(D // 2) / (D // 2))
+
     def apply(self, x: Tensor, positions: Tensor) -> Tensor:
+        return self.rotate(x, positions[..., None] * self.frequencies)
+
+    def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
         half = x.shape[-1] // 2
-        angle = positions[:, None, :, None] * 100.0 ** -(torch.arange(half) / half)
-        z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
-        return torch.cat([z.real, z.imag], -1)
+        z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)[:, None]
+        return torch.cat([z.real, z.imag], -1) * factor
 
     def invert(self, x: Tensor, positions: Tensor) -> Tensor:
         return self.apply(x, -positions)

@@ -317,6 +317,10 @@ def test_a_layers_rope_repeats_and_undoes_the_models(kind: str, seen: list[Any])
         assert torch.allclose(layer.rope.apply(k_pre, pos), k, atol=2e-5)
         assert torch.allclose(layer.rope.apply(q_pre, pos), q, atol=2e-5)
         assert torch.allclose(layer.rope.invert(k, pos), k_pre, atol=2e-5)
+        angles = pos[..., None] * layer.rope.frequencies
+        assert torch.allclose(layer.rope.rotate(k_pre, angles), k, atol=2e-5)
+        assert torch.allclose(layer.rope.rotate(q_pre, angles, 2.0)[..., 0], 2 * q[..., 0], atol=4e-5)
+        assert layer.rope.trained == 512
         assert not torch.allclose(k_pre, k, atol=1e-2)
     assert rotated
     bare = [layer.index for layer in layers if layer.rope is None]
@@ -353,6 +357,7 @@ def test_rotation_carries_yarns_attention_factor(seen: list[Any]) -> None:
     assert k.norm() > 1.1 * k_pre.norm()
     assert torch.allclose(layer.rope.invert(k, pos), k_pre, atol=2e-5)
     assert torch.allclose(layer.rope.apply(k_pre, pos), k, atol=2e-5)
+    assert torch.allclose(layer.rope.rotate(k_pre, pos[..., None] * layer.rope.frequencies), k, atol=2e-5)
 
 
 def test_unrotated_keys_come_from_inversion_where_nothing_was_kept(seen: list[Any]) -> None:
@@ -587,6 +592,8 @@ def test_a_latent_hook_serves_mla() -> None:
         positions = torch.arange(5)[None] + 3
         assert torch.equal(rope.apply(x, positions)[..., :32], x[..., :32])
         assert torch.allclose(rope.invert(rope.apply(x, positions), positions), x, atol=1e-5)
+        turned = rope.rotate(x, positions[..., None] * rope.frequencies)
+        assert torch.allclose(turned, rope.apply(x, positions), atol=1e-5)
 
 
 GEMMA3N: dict[str, Any] = {
