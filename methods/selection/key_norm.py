@@ -26,7 +26,7 @@ class KeyNormSelection(SealSelection):
 @register(
     "keynorm",
     family="selection",
-    paper="Devoto et al. 2024, arXiv:2406.11430, section 3",
+    paper="Devoto et al. 2024, arXiv:2406.11430",
     cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T",
     tags=("growing", "internal", "lossy", "per head"),
 )

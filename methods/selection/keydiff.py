@@ -33,7 +33,7 @@ class KeyDiffSelection(SealSelection):
 @register(
     "keydiff",
     family="selection",
-    paper="Park et al. 2025, arXiv:2504.15364, equation 4",
+    paper="Park et al. 2025, arXiv:2504.15364",
     cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T",
     tags=("growing", "internal", "lossy", "per head"),
 )

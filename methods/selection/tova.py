@@ -55,7 +55,7 @@ class TOVASelection(StreamSelection):
 @register(
     "tova",
     family="selection",
-    paper="Oren et al. 2024, arXiv:2401.06104, section 3.2",
+    paper="Oren et al. 2024, arXiv:2401.06104",
     cost="2 Hkv d min(T, b) elements",
     tags=("fixed", "internal", "lossy", "per layer"),
 )
