@@ -1,6 +1,6 @@
-"""Softmax attention over keys that were gathered: each head has its own, and a mask says which of them a query sees.
-
-What a pattern skips is never gathered, so that its cost is that of the keys it names, in tiles of queries.
+"""Softmax attention over keys that were gathered from a whole cache: each head has its own, and a mask says which of
+them a query sees. What a pattern skips is never gathered, so that its cost is that of the keys it names, in tiles of
+queries.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from torch import Tensor
 from kvfrontier.methods.attend import Part
 from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import gather
+from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.stores.dense import KV
+
+
+def whole(kv: KV, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    """Keys and values of the text so far and of this call, which the cache remembers unless the call only scores."""
+    if step.phase == "score":
+        return torch.cat([kv.k.view(), k], 2), torch.cat([kv.v.view(), v], 2)
+    kv.k.append(k)
+    kv.v.append(v)
+    return kv.k.view(), kv.v.view()
 
 
 def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer) -> Part:

@@ -30,7 +30,7 @@ from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import arange
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.patterns.gathered import attend_gathered, gather_for_heads
+from kvfrontier.methods.patterns.gathered import attend_gathered, gather_for_heads, whole
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.stores.dense import KV, buffer_footprint
 
@@ -83,12 +83,7 @@ class VerticalSlash(Method):
         return KV.empty(layer, batch, exact=False)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
-        if step.phase == "score":
-            keys, values = torch.cat([state.k.view(), k], 2), torch.cat([state.v.view(), v], 2)
-        else:
-            state.k.append(k)
-            state.v.append(v)
-            keys, values = state.k.view(), state.v.view()
+        keys, values = whole(state, k, v, step)
         if step.phase != "prefill" or max(self.verticals, self.slashes) >= keys.shape[2]:
             dense = choose("auto", layer, needs_grad(q, keys, values))
             part = dense(
