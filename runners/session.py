@@ -123,7 +123,10 @@ class Session:
                 torch.manual_seed(layer.index)
                 params = method.module(layer)
             if params is not None:
-                params = params.to(layer.device).requires_grad_(self.grad)
+                # Fake parameters cannot be moved; they are there already.
+                if any(p.device != torch.device(layer.device) for p in params.parameters()):
+                    params = params.to(layer.device)
+                params = params.requires_grad_(self.grad)
             self._brought.append({"params": params, "source": source} if params or source != layer.source else {})
             chosen.append(method)
         self.unrotated = any(method.unrotated for method in chosen)
