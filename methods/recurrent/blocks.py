@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: Tokens of a block.
-BLOCK = 64
+BLOCK = 32
 #: Tokens of a part of a block, within which decays that differ by channel are compared token by token.
 PART = 8
 #: Tokens whose blocks are computed side by side; it bounds the workspace.
