@@ -25,16 +25,21 @@ def whole(kv: KV, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     return kv.k.view(), kv.v.view()
 
 
-def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer) -> Part:
-    """Output in q's dtype and log-sum-exp in float32 of q [B, Hq, T, D] over k [B, H, n, D] and v [B, H, n, Dv], where
-    Hq is a multiple of H. seen [B, H, G, T, n] bool, or what broadcasts to it. A query that sees nothing gets zero, and
-    the lowest float as its log-sum-exp."""
+def weigh(q: Tensor, k: Tensor, seen: Tensor, layer: Layer) -> Part:
+    """Attention weights [B, H, G, T, n] and their log-sum-exp [B, H, G, T] in float32, of q [B, Hq, T, D] over
+    k [B, H, n, D], where Hq is H G. seen [B, H, G, T, n] bool, or what broadcasts to it. A query that sees nothing has
+    weights of zero, and the lowest float as its log-sum-exp."""
     x = logits(q, k, layer.scale, layer.softcap).masked_fill(~seen, float("-inf"))
     top = x.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
     weights = torch.exp(x - top)
     mass = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    o = torch.einsum("bhgts,bhsd->bhgtd", weights, v.float()) / mass
-    return o.flatten(1, 2).to(q.dtype), (top + mass.log()).squeeze(-1).flatten(1, 2)
+    return weights / mass, (top + mass.log()).squeeze(-1)
+
+
+def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer) -> Part:
+    """Output [B, Hq, T, Dv] in q's dtype and log-sum-exp [B, Hq, T]; v [B, H, n, Dv], the rest as for `weigh`."""
+    weights, lse = weigh(q, k, seen, layer)
+    return torch.einsum("bhgts,bhsd->bhgtd", weights, v.float()).flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
 
 
 def gather_for_heads(x: Tensor, index: Tensor) -> Tensor:
