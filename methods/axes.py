@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Attend, Part
 from kvfrontier.methods.contract import Footprint, Phase
@@ -88,6 +88,11 @@ class Selection:
     def local(self) -> bool:
         """What stays is the newest stretch of the text, and nothing older."""
         return False
+
+    @property
+    def together(self) -> int:
+        """Tokens leave in multiples of so many."""
+        return 1
 
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the parameters make no sense for this layer."""
@@ -261,6 +266,13 @@ class Memory:
     wants_unrotated: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
 
+    def check(self, selection: Selection) -> None:
+        """Raise ValueError, with what to change, where it cannot take what this selection lets leave."""
+
+    def module(self, layer: Layer) -> nn.Module | None:
+        """Learnable parts (`Method.module`), which come back as `layer.params`."""
+        return None
+
     def init(self, layer: Layer, batch: int) -> Any:
         return None
 
@@ -268,8 +280,13 @@ class Memory:
         """Slots it occupies in front of the store, for positions in the cache."""
         return 0
 
+    def encode(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """What it absorbs of tokens that leave, k [B, Hkv, n, D] as stored: themselves, unless learned parts make
+        something else of them."""
+        return k, v
+
     def absorb(self, state: Any, k: Tensor, v: Tensor) -> None:
-        """Take in tokens that leave, k [B, Hkv, n, D] as stored."""
+        """Take in tokens that leave, as `encode` gives them."""
 
     def read(
         self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor, keys_at: KeysAt

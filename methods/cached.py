@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge, needs_grad
 from kvfrontier.methods.attend.eager import logits
@@ -73,6 +73,7 @@ class Cached(Method):
                 f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; "
                 "choose another selection"
             )
+        self.memory.check(self.selection)
         if self.memory.wants_unrotated and not self.positions.unrotated:
             raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
 
@@ -125,6 +126,9 @@ class Cached(Method):
         self.store.validate(layer)
         self.positions.validate(layer)
 
+    def module(self, layer: Layer) -> nn.Module | None:
+        return self.memory.module(layer)
+
     def init_state(self, layer: Layer, batch: int) -> CachedState:
         return CachedState(
             self.store.init(layer, batch, self.bounded),
@@ -168,7 +172,7 @@ class Cached(Method):
         leaving = self.selection.left(S, T) if k is not None else (0, 0)
         if T == 1 and self.selection.rolling and step.phase != "score":
             # For one token what leaves can leave first: it then sees all that is left, in one part.
-            self._let_leave(state, *leaving)
+            self._let_leave(state, layer, *leaving)
             S, leaving = self.store.n(state.store) - 1, (0, 0)
             spans = [Span(0, S + 1)] if S >= 0 else []
         else:
@@ -182,7 +186,7 @@ class Cached(Method):
         if step.phase == "score":
             self.store.drop(state.store, S, S + T)
             return part[0]
-        self._let_leave(state, *leaving)
+        self._let_leave(state, layer, *leaving)
         if self.selection.when == "stream" and self.selection.room(state.seen) == T:
             self._compress(state, layer)
         state.seen += T
@@ -278,11 +282,14 @@ class Cached(Method):
 
         return Call(placed, step.phase, pre, weights)
 
-    def _let_leave(self, state: CachedState, begin: int, end: int) -> None:
+    def _let_leave(self, state: CachedState, layer: Layer, begin: int, end: int) -> None:
         if end > begin:
             if self.memory.join:
-                self.memory.absorb(state.memory, *self.store.read(state.store, begin, end))
+                self._absorb(state, layer, *self.store.read(state.store, begin, end))
             self.store.drop(state.store, begin, end)
+
+    def _absorb(self, state: CachedState, layer: Layer, k: Tensor, v: Tensor) -> None:
+        self.memory.absorb(state.memory, *self.memory.encode(k, v, layer))
 
     def prefetch(self, state: Any, layer: Layer) -> None:
         self.store.prefetch(state.store)
@@ -306,7 +313,7 @@ class Cached(Method):
         keys = self.positions.keys(k, self.memory.slots(), layer)
         keep, gone = self.selection.choose(self.selection.scores(state.selection, keys, v, layer), m)
         if self.memory.join:
-            self.memory.absorb(state.memory, gather(k, gone), gather(v, gone))
+            self._absorb(state, layer, gather(k, gone), gather(v, gone))
         self.store.take(state.store, keep)
         if self.selection.when == "stream":
             self.selection.took(state.selection, keep)
