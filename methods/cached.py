@@ -66,6 +66,10 @@ class Cached(Method):
                 f"{type(self.memory).__name__} takes as many tokens from every head, and {selection} drops another "
                 "number from each; choose another selection"
             )
+        if self.selection.ragged and type(self.positions) is not Positions:
+            raise ValueError(
+                f"{selection} keeps another number of tokens in each head, which have their original positions only"
+            )
         if self.selection.views and self.positions.unrotated:
             raise ValueError(f"{selection} reads single slots, which have their original positions only")
         if self.memory.join and self.selection.when == "never":
