@@ -34,7 +34,7 @@ QUALITY = {
     "recall": "recall",
 }
 _BYTES = {"live": "live state after decoding", "share16": "share of dense attention's state, both at 16 bits"}
-_DAGGERS = {"needs training": "†", "simulated": "‡", "query-aware": "§"}
+_DAGGERS = {"needs training": "†", "simulated": "‡", "query-aware": "§", "not matched": "¶"}
 #: A method without a cache is drawn at the edge, or in a strip of its own, where it is this many times away.
 _FAR = 2.5
 

@@ -21,10 +21,13 @@ from typing import Any, TypeVar
 import polars as pl
 
 from kvfrontier.analysis.stats import bootstrap, units, wilson
-from kvfrontier.runners.record import Memory, MethodInfo, Quality, Record, Score, Status, Time
+from kvfrontier.runners.record import Budget, Memory, MethodInfo, Quality, Record, Score, Status, Time
 
 #: Families in the order of tables and legends; others follow by name.
-FAMILIES = ("baseline", "selection", "store", "memory", "recurrent", "retrieval", "segments", "sharing", "positions")
+FAMILIES = (
+    "baseline", "selection", "store", "memory", "positions", "retrieval", "patterns", "recurrent", "segments",
+    "sharing",
+)  # fmt: skip
 #: The worst first: what is shown where nothing succeeded.
 WORST: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
 STATUS_WORDS = {"oom": "out of memory", "infeasible": "infeasible", "failed": "failed", "skipped": "not measured"}
@@ -123,6 +126,7 @@ class Row:
     memory: Memory
     time: Time
     records: tuple[str, ...]
+    budget: Budget | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -134,6 +138,8 @@ class Row:
             flags.append("simulated")
         if self.info.query_sensitive and any(c.query_aware and a.score for c, a in self.answers.items()):
             flags.append("query-aware")
+        if self.budget is not None and self.budget.knob is None:
+            flags.append("not matched")
         return tuple(flags)
 
     @property
@@ -267,7 +273,7 @@ def _board(setting: Setting, records: list[Record], columns: dict[tuple[str, str
         notes.append(f"{old} record{'s' * (old != 1)} of older code of the same methods left out")
     groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
     for record in current:
-        groups[record.cell.context, _canonical(record.cell.method)].append(record)
+        groups[record.cell.context, _canonical(record.cell.asked)].append(record)
     labels = _labels(current)
     memory = {context: _usual_shape(r.memory for r in current if r.cell.context == context) for context, _ in groups}
     time = {context: _usual_shape(r.time for r in current if r.cell.context == context) for context, _ in groups}
@@ -287,6 +293,7 @@ def _board(setting: Setting, records: list[Record], columns: dict[tuple[str, str
                 memory=_pick([r.memory for r in cells], memory[context]),
                 time=_pick([r.time for r in cells], time[context]),
                 records=tuple(sorted(r.id for r in cells)),
+                budget=newest.cell.budget,
             )
         )
     rows.sort(key=lambda r: (r.context, *order(r)))
@@ -306,8 +313,8 @@ def _newest_code(records: list[Record]) -> tuple[list[Record], int]:
     """Records of each method's newest code; results of older code are not mixed with them."""
     newest: dict[str, str] = {}
     for record in records:  # oldest first
-        newest[_canonical(record.cell.method)] = record.method_hash
-    kept = [r for r in records if newest[_canonical(r.cell.method)] == r.method_hash]
+        newest[_canonical(record.cell.asked)] = record.method_hash
+    kept = [r for r in records if newest[_canonical(r.cell.asked)] == r.method_hash]
     return kept, len(records) - len(kept)
 
 
@@ -315,7 +322,7 @@ def _labels(records: list[Record]) -> dict[str, str]:
     """A label for each set of parameters; where two share one, what differs is added."""
     by_label: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:
-        by_label[record.info.label][_canonical(record.cell.method)] = record.cell.method
+        by_label[record.info.label][_canonical(record.cell.asked)] = record.cell.asked
     return {
         key: name
         for label, methods in by_label.items()

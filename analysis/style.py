@@ -36,6 +36,7 @@ LOOKS = {
     "segments": Look("#2b8fb3", "#7fd0ea", "X"),
     "sharing": Look("#6a51c7", "#a996f5", "p"),
     "positions": Look("#8a5a3c", "#c99a79", "h"),
+    "patterns": Look("#b3261e", "#ff8a80", "*"),
 }
 OTHER = Look("#6f7681", "#9aa3ae", "8")
 

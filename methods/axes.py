@@ -6,6 +6,7 @@ A *slot* is a place in the store; slots are in order of position. S is the numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -175,6 +176,11 @@ class Store:
     ragged: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
 
+    @property
+    def knob_step(self) -> int:
+        """In which steps the knob goes (`Method.knob_step`)."""
+        return 1
+
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the parameters make no sense for this layer."""
 
@@ -314,11 +320,34 @@ class Positions:
 
     #: It asks for queries and keys before RoPE.
     unrotated: ClassVar[bool] = False
+    #: The store holds keys before RoPE, and they get the positions of their slots when they are attended.
+    at_use: ClassVar[bool] = False
+    #: A key stands elsewhere for a near query than for a far one (`views`).
+    splits: ClassVar[bool] = False
     #: Distances never exceed the size of the cache, so that a text may outrun the model's positions.
     any_length: ClassVar[bool] = False
+    #: Columns that it adds to queries and keys as attended; kernels for equal widths cannot serve these.
+    columns: ClassVar[int] = 0
+    needs_training: ClassVar[bool] = False
 
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the layer's positions cannot be served."""
+
+    def reach(self, trained: int) -> float:
+        """The longest text for a model of `trained` positions."""
+        return math.inf if self.any_length else trained
+
+    def room(self, n: int, selection: Selection, layer: Layer) -> int:
+        """How many tokens fit, after n slots, before the positions of the past change."""
+        return ENDLESS
+
+    def at(self, n: int, layer: Layer) -> Positions:
+        """The positions that hold while n slots are in use."""
+        return self
+
+    def views(self, span: Span, S: int, T: int) -> list[tuple[Span, Positions]]:
+        """(`splits`) The ranges into which a span falls for T queries behind S slots, each with its positions."""
+        return [(span, self)]
 
     def stored(self, k: Tensor, k_pre: Tensor | None, pos: Tensor, layer: Layer) -> Tensor:
         """What the store holds."""
@@ -331,6 +360,10 @@ class Positions:
     def query(self, q: Tensor, q_pre: Tensor | None, pos: Tensor, slots: Tensor, layer: Layer) -> Tensor:
         """Queries as attended."""
         return q
+
+    def lossless(self, n: int) -> Positions | None:
+        """Settings under which n tokens stand where the model put them, or None where there are none."""
+        return self
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ For each piece of a call that fits before the past changes (`room`):
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -70,15 +71,26 @@ class Cached(Method):
             raise ValueError(
                 f"{selection} keeps another number of tokens in each head, which have their original positions only"
             )
-        if self.selection.views and self.positions.unrotated:
+        positions = type(self.positions).__name__
+        if self.selection.views and self.positions.at_use:
             raise ValueError(f"{selection} reads single slots, which have their original positions only")
+        if self.positions.splits and self.selection.wants_weights:
+            raise ValueError(
+                f"{selection} observes attention weights, and under {positions} a key has no one weight for all "
+                "queries; choose other positions"
+            )
+        if self.positions.splits and self.memory.join:
+            raise ValueError(
+                f"{type(self.memory).__name__} stands in one place, and {positions} asks for one near and one far; "
+                "choose other positions"
+            )
         if self.memory.join and self.selection.when == "never":
             raise ValueError(
                 f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; "
                 "choose another selection"
             )
         self.memory.check(self.selection)
-        if self.memory.wants_unrotated and not self.positions.unrotated:
+        if self.memory.wants_unrotated and not self.positions.at_use:
             raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
 
     # Declared properties follow from the axes.
@@ -100,7 +112,7 @@ class Cached(Method):
 
     @property
     def needs_training(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.memory.needs_training
+        return self.memory.needs_training or self.positions.needs_training
 
     @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -121,14 +133,29 @@ class Cached(Method):
     def any_length(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.positions.any_length or (self.selection.local and self.memory.join is None)
 
+    def reach(self, trained: int) -> float:
+        return max(super().reach(trained), self.positions.reach(trained))
+
     @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.selection.knob or self.store.knob
+
+    @property
+    def knob_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1 if self.selection.knob else self.store.knob_step
 
     def validate(self, layer: Layer) -> None:
         self.selection.validate(layer)
         self.store.validate(layer)
         self.positions.validate(layer)
+
+    def at(self, layer: Layer) -> Method:
+        """Itself; on a model that caches latents (MLA), the same over these, where they are held as they are."""
+        if layer.latent is None or type(self.store) is not DenseStore:
+            return self
+        from kvfrontier.methods.sharing.mla import LatentStore, Mla
+
+        return Mla(replace(self, store=LatentStore()))
 
     def module(self, layer: Layer) -> nn.Module | None:
         return self.memory.module(layer)
@@ -147,7 +174,9 @@ class Cached(Method):
             return self._piece(q, None, None, None, None, state, layer, step)
         outputs = []
         while a < T:
-            b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen)))
+            n = self.store.n(state.store)
+            room = self.positions.room(self.memory.slots() + n, self.selection, layer)
+            b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen), room))
             if self.selection.views and step.phase == "decode":
                 b = a + 1  # every decoded query reads slots of its own
             if a == 0 and b == T:
@@ -181,7 +210,9 @@ class Cached(Method):
             spans = [Span(0, S + 1)] if S >= 0 else []
         else:
             spans = self.selection.spans(S, T)
-        attend = choose(self.backend, layer, needs_grad(*(x for x in (q, k, v) if x is not None)))
+        # A backend is chosen by the widths that it will see.
+        widened = replace(layer, d=layer.d + self.positions.columns) if self.positions.columns else layer
+        attend = choose(self.backend, widened, needs_grad(*(x for x in (q, k, v) if x is not None)))
         part = self._output(q, q_pre, spans, S, leaving, attend, state, layer, step)
         if k is None:
             return part[0]
@@ -212,9 +243,11 @@ class Cached(Method):
         step: Step,
     ) -> Part:
         """Attention over the spans, with the memory and the model's own sinks."""
-        T, (begin, end) = q.shape[2], leaving
+        T, (begin, end), front = q.shape[2], leaving, self.memory.slots()
+        positions = self.positions.at(front + S + T, layer)
+        views = [view for span in spans for view in positions.views(span, S, T)]
         one_part = (
-            len(spans) == 1 and self.memory.join is None and step.sinks is None and not self.selection.wants_weights
+            len(views) == 1 and self.memory.join is None and step.sinks is None and not self.selection.wants_weights
         )
         if self.selection.views and step.phase == "decode":
             slots = self.selection.view(state.selection, q, S + T, layer)
@@ -223,21 +256,22 @@ class Cached(Method):
                 part = attend(q, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=not one_part)
                 return part if step.sinks is None else add_sink_logits(part, step.sinks)
 
-        def keys_at(keys: Tensor, slot: int) -> Tensor:
-            return self.positions.keys(keys, self.memory.slots() + slot, layer)
+        def keys_at(keys: Tensor, slot: int, at: Positions = positions) -> Tensor:
+            return at.keys(keys, front + slot, layer)
 
         def remembered_at(keys: Tensor, slot: int) -> Tensor:
-            return self.positions.keys(keys, slot, layer)
+            return positions.keys(keys, slot, layer)
 
         parts: list[Part] = []
-        for span in spans:
-            placed = self._placed(q, q_pre, S, layer, step, span.capped)
-            parts += self.store.attend(state.store, placed, span, keys_at, layer, attend, not one_part)
+        for span, at in views:
+            placed = self._placed(q, q_pre, S, layer, step, at, span.capped)
+            keys = functools.partial(keys_at, at=at)
+            parts += self.store.attend(state.store, placed, span, keys, layer, attend, not one_part)
         read = None
         if self.memory.join:
             gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
             counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
-            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, step, capped=True)
+            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, step, positions, True)
             assert asked is not None
             read = self.memory.read(state.memory, asked, layer, *gone, counts, remembered_at)
             if read is not None and self.memory.join == "softmax":
@@ -248,24 +282,33 @@ class Cached(Method):
             part = add_sink_logits(part, step.sinks)
         if read is not None and self.memory.join == "gate":
             part = self.memory.mix(part, read, layer)
-        return part
+        return (part[0].to(q.dtype), part[1]) if positions.columns else part
 
     def _placed(
-        self, q: Tensor, q_pre: Tensor | None, S: int, layer: Layer, step: Step, capped: bool = False
+        self,
+        q: Tensor,
+        q_pre: Tensor | None,
+        S: int,
+        layer: Layer,
+        step: Step,
+        positions: Positions,
+        capped: bool = False,
     ) -> Tensor:
-        """Queries at their slots behind S others, where positions are those in the cache."""
-        if not self.positions.unrotated:
+        """Queries at their slots behind S others, or where else the positions put them."""
+        if not positions.unrotated:
             return q
         front, cap = self.memory.slots(), self.selection.cap()
         slots = arange(front + S, front + S + q.shape[2], q)
         slots = slots.clamp(max=front + cap) if capped and cap else slots
-        return self.positions.query(q, q_pre, step.pos, slots, layer)
+        return positions.query(q, q_pre, step.pos, slots, layer)
 
     def _call(
         self, q: Tensor, q_pre: Tensor | None, S: int, part: Part, state: CachedState, layer: Layer, step: Step
     ) -> Call:
         """What the selection may observe of a piece with S tokens before it."""
-        placed, n = self._placed(q, q_pre, S, layer, step), S + q.shape[2]
+        n, front = S + q.shape[2], self.memory.slots()
+        positions = self.positions.at(front + n, layer)
+        placed = self._placed(q, q_pre, S, layer, step, positions)
 
         def pre() -> Tensor:
             assert q_pre is not None
@@ -274,8 +317,7 @@ class Cached(Method):
         def weights(a: int, b: int) -> Tensor:
             x = torch.cat(
                 [
-                    logits(placed[:, :, a:b], self.positions.keys(k, self.memory.slots() + slot, layer),
-                           layer.scale, layer.softcap)
+                    logits(placed[:, :, a:b], positions.keys(k, front + slot, layer), layer.scale, layer.softcap)
                     for slot, k, _ in self.store.tiles(state.store, Span(0, n))
                 ],
                 -1,
@@ -314,7 +356,8 @@ class Cached(Method):
         if m >= n:
             return
         k, v = self.store.read(state.store, 0, n)
-        keys = self.positions.keys(k, self.memory.slots(), layer)
+        front = self.memory.slots()
+        keys = self.positions.at(front + n, layer).keys(k, front, layer)
         keep, gone = self.selection.choose(self.selection.scores(state.selection, keys, v, layer), m)
         if self.memory.join:
             self._absorb(state, layer, gather(k, gone), gather(v, gone))
@@ -353,14 +396,29 @@ class Cached(Method):
         return stored + self.memory.footprint(layer, batch, prompt + new - slots).held.payload
 
     def lossless(self, n: int) -> Cached | None:
-        selection, store = self.selection.lossless(n), self.store.lossless(n)
-        return replace(self, selection=selection, store=store) if selection and store else None
+        axes = {name: getattr(self, name).lossless(n) for name in ("selection", "store", "positions")}
+        return None if None in axes.values() else replace(self, **axes)
 
 
-component("selection", "all")(Selection)
+@component("selection", "all")
+def All() -> Selection:
+    """Every token stays."""
+    return Selection()
+
+
+@component("memory", "dropped")
+def Dropped() -> Memory:
+    """What leaves is gone."""
+    return Memory()
+
+
+@component("positions", "original")
+def Original() -> Positions:
+    """Keys and queries as the model made them, at their true positions."""
+    return Positions()
+
+
 component("store", "dense")(DenseStore)
-component("memory", "dropped")(Memory)
-component("positions", "original")(Positions)
 
 
 @register(

@@ -13,6 +13,7 @@ Shapes: q [B, Hq, T, D], k [B, Hkv, T, D], v [B, Hkv, T, Dv] with T >= 1, keys a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -105,11 +106,17 @@ class Method:
     unrotated: ClassVar[bool] = False
     #: No query meets a key from further away than the state is long, so a text may outrun the model's positions.
     any_length: ClassVar[bool] = False
-    #: The hyper-parameter that a budget solves for, or None.
+    #: The hyper-parameter that a budget solves for, or None; and in which steps it goes. In steps of one the state grows
+    #: with it; a larger step says that it need not.
     knob: ClassVar[str | None] = None
+    knob_step: ClassVar[int] = 1
 
     def validate(self, layer: Layer) -> None:
         """Raise ValueError, with what to change, where the method cannot serve this layer."""
+
+    def reach(self, trained: int) -> float:
+        """The longest text, in tokens, for a model of `trained` positions."""
+        return math.inf if self.any_length else trained
 
     def at(self, layer: Layer) -> Method:
         """The method that serves this layer: itself, unless it chooses by layer (per_layer.py)."""

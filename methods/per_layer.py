@@ -89,9 +89,13 @@ class PerLayer(Method):
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.default.knob
 
+    @property
+    def knob_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.default.knob_step
+
     def at(self, layer: Layer) -> Method:
         chosen = [method for layers, method in self.choices if layer.index in layers.of(layer.count)]
-        return chosen[-1] if chosen else self.default
+        return (chosen[-1] if chosen else self.default).at(layer)
 
     def validate(self, layer: Layer) -> None:
         for layers, _ in self.choices:

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 
 from kvfrontier.methods import Dense, registry
+from kvfrontier.runners import budget as budgets
 from kvfrontier.runners import compose, environment, meter, models, tasks, tracker
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
 from kvfrontier.runners.record import (
+    Budget,
     Cell,
     Environment,
     Memory,
@@ -49,17 +51,40 @@ def describe(config: Mapping[str, Any]) -> Cell:
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
     task = tasks.make(config["task"])
+    method, budget = _within_budget(config, _method_parameters(config["method"]))
     return Cell(
         model=model_name(config["model"]),
         dtype=config["dtype"],
         device=str(models.resolve_device(config["device"])),
-        method=_method_parameters(config["method"]),
+        method=method,
         task={**task.parameters(), "version": task.version},
         protocol={**config["protocol"], **config["meter"]},
         context=config["context"],
         batch=config["batch"],
         seed=config["seed"],
+        budget=budget,
     )
+
+
+def _within_budget(config: Mapping[str, Any], method: dict[str, Any]) -> tuple[dict[str, Any], Budget | None]:
+    """The method's parameters with its knob solved for the budget, where one is asked for."""
+    asked = config.get("budget")
+    if asked is None:
+        return method, None
+    prompt = config["context"] - config["meter"]["decode_tokens"]
+    solved = _solve(
+        str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], max(1, prompt)
+    )
+    found = Budget(asked=str(asked), limit=solved.limit, knob=solved.knob, value=solved.value, got=solved.got)
+    return solved.params, found
+
+
+@cache
+def _solve(asked: str, method: str, model: str, batch: int, prompt: int) -> budgets.Solved:
+    try:
+        return budgets.solve(asked, json.loads(method), models.layers(json.loads(model)), batch, prompt)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def model_name(config: Mapping[str, Any]) -> str:
@@ -81,7 +106,8 @@ def identify(cell: Cell) -> str:
 
 def method_label(cell: Cell) -> str:
     """The method's short name, as `kivi2`."""
-    return registry.label(cell.method)
+    label = registry.label(cell.unsolved)
+    return f"{label}@{cell.budget.asked}" if cell.budget else label
 
 
 def task_label(cell: Cell) -> str:
@@ -104,8 +130,10 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> None:
                 f"meter.decode_tokens={decode_tokens} leaves nothing of context {cell.context} to prefill; lower it"
             )
     try:
-        with Session(loaded.model, registry.build(cells[0].method)) as session:
-            session.prefill(torch.zeros(1, 2, dtype=torch.long, device=loaded.device))
+        # Contexts of one budget have the same method at other sizes.
+        for method in {canonical_json(cell.method): cell.method for cell in cells}.values():
+            with Session(loaded.model, registry.build(method)) as session:
+                session.prefill(torch.zeros(1, 2, dtype=torch.long, device=loaded.device))
     except (ValueError, ImportError) as error:
         raise UsageError(str(error)) from error
 
@@ -121,7 +149,7 @@ def _load(config: str) -> LoadedModel:
 
 
 class Bench:
-    """One loaded model and one method, which all cells of a job share.
+    """One loaded model and one method as it was asked for, which all cells of a job share.
 
     Time and memory do not depend on the task: they are measured once for each context, batch and protocol, and the
     records of all tasks there carry the same blocks. They are measured on random tokens, the same for every method.
@@ -129,15 +157,13 @@ class Bench:
 
     def __init__(self, cell: Cell, model: Mapping[str, Any]):
         self.loaded = load(cell, model)
-        self.method = registry.build(cell.method)
         self._measured: dict[str, tuple[Memory, Time]] = {}
         self._fitted: list[int] = []
 
     def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
         """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
-        quality = _feasible(lambda: self._quality(cell, say))
-        memory, time = self._measure(cell, say)
-        entry = registry.get(cell.method["name"])
+        quality, memory, time = self._blocks(cell, say)
+        entry, method = registry.get(cell.method["name"]), registry.build(cell.method)
         here = _environment(cell.device)
         return Record(
             id=identify(cell),
@@ -147,10 +173,10 @@ class Bench:
                 family=entry.family,
                 label=method_label(cell),
                 tags=entry.tags,
-                needs_training=self.method.needs_training,
-                simulated=self.method.simulated,
-                bounded=self.method.bounded,
-                query_sensitive=self.method.query_sensitive,
+                needs_training=method.needs_training,
+                simulated=method.simulated,
+                bounded=method.bounded,
+                query_sensitive=method.query_sensitive,
                 paper=entry.paper,
             ),
             method_hash=registry.source_hash(cell.method),
@@ -168,12 +194,21 @@ class Bench:
             time=time,
         )
 
-    def _open(self) -> Session:
-        return Session(self.loaded.model, self.method)
+    def _blocks(self, cell: Cell, say: Callable[[str], None]) -> tuple[Quality, Memory, Time]:
+        if cell.budget is not None and cell.budget.infeasible:
+            reason = (
+                f"budget {cell.budget.asked} is {cell.budget.limit} bytes, and no {cell.budget.knob} of "
+                f"{method_label(cell)} holds as little"
+            )
+            return tuple(block(status="infeasible", reason=reason) for block in (Quality, Memory, Time))
+        return _feasible(lambda: self._quality(cell, say)), *self._measure(cell, say)
+
+    def _open(self, cell: Cell) -> Callable[[], Session]:
+        return lambda: Session(self.loaded.model, registry.build(cell.method))
 
     def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
         return _task(cell).run(
-            self._open,
+            self._open(cell),
             lambda: Session(self.loaded.model, Dense()),
             self.loaded,
             cell.context,
@@ -183,7 +218,7 @@ class Bench:
         )
 
     def _measure(self, cell: Cell, say: Callable[[str], None]) -> tuple[Memory, Time]:
-        key = canonical_json([cell.context, cell.batch, cell.protocol])
+        key = canonical_json([cell.method, cell.context, cell.batch, cell.protocol])
         if key not in self._measured:
             protocol = cell.protocol
             new = protocol["decode_tokens"]
@@ -192,9 +227,9 @@ class Bench:
             passes = {"chunk": protocol["chunk"], "weights": self.loaded.model}
             counts = {"repetitions": protocol["repetitions"], "warmups": protocol["warmups"]}
             say("time")
-            time = guarded(Time, lambda: meter.measure_time(self._open, prompt, decode, **passes, **counts))
+            time = guarded(Time, lambda: meter.measure_time(self._open(cell), prompt, decode, **passes, **counts))
             say("memory")
-            memory = guarded(Memory, lambda: meter.measure_memory(self._open, prompt, decode, **passes))
+            memory = guarded(Memory, lambda: meter.measure_memory(self._open(cell), prompt, decode, **passes))
             if memory.status == "ok":
                 self._fitted.append(cell.context)
             elif memory.status == "oom":

@@ -47,7 +47,7 @@ def run(config: DictConfig) -> None:
 
 def records_file(results: Path, cell: Cell) -> Path:
     """Where the records of the cell's job go: a readable name, and a hash of all that the job's cells share."""
-    key = content_hash(canonical_json([cell.model, cell.dtype, cell.device, cell.method]))[:8]
+    key = content_hash(canonical_json([cell.model, cell.dtype, cell.device, cell.asked]))[:8]
     return results / f"{_plain(cell.model)}-{_plain(cells.method_label(cell))}-{key}.jsonl"
 
 

@@ -13,12 +13,14 @@ from kvfrontier.runners.tables import show_table
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing to list. `rows` gives each its line, and `details` all that is known of one."""
+    """One thing to list. `rows` gives each its line, and `details` all that is known of one; rows with the same value
+    of `grouped_by` stand in one table."""
 
     names: Callable[[], list[str]]
     columns: tuple[str, ...]
     rows: Callable[[], dict[str, Mapping[str, Any]]]
     details: Callable[[str], Mapping[str, Any]]
+    grouped_by: str | None = None
 
 
 def show(kind: str | None, name: str | None, as_json: bool) -> None:
@@ -51,8 +53,13 @@ def show(kind: str | None, name: str | None, as_json: bool) -> None:
 
 
 def _show_rows(kind: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    columns = KINDS[kind].columns
-    show_table(kind, ("name", *columns), [(n, *(_text(row[c]) for c in columns)) for n, row in rows.items()])
+    columns, by = KINDS[kind].columns, KINDS[kind].grouped_by
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for name, row in rows.items():
+        line = (name, *(_text(row[c]) for c in columns))
+        groups.setdefault(f"{kind}: {row[by]}" if by else kind, []).append(line)
+    for title, lines in groups.items():
+        show_table(title, ("name", *columns), lines)
 
 
 def _text(value: Any) -> str:
@@ -74,23 +81,62 @@ FLAGS = (
 
 
 def _methods() -> dict[str, Mapping[str, Any]]:
-    """The choices of configuration: those with a YAML, and registered methods that have none."""
+    """The choices of configuration: those with a YAML, and registered methods that have none; by family."""
     from kvfrontier.methods import registry
     from kvfrontier.runners import compose
 
     rows = {}
     for choice in _names("method"):
         parameters = compose.choice("method", choice)
-        entry = registry.get(parameters["name"])
-        changed = {k: v for k, v in parameters.items() if k != "name" and entry.parameters.get(k) != v}
+        entry, usual = registry.get(parameters["name"]), registry.complete({"name": parameters["name"]})
+        changed = [f"{k}={_text(v)}" for k, v in registry.complete(parameters).items() if usual.get(k) != v]
         built = registry.build(parameters)
         rows[choice] = {
             "family": entry.family,
-            "summary": entry.summary + (f" ({_text(changed)})" if changed else ""),
+            "summary": entry.summary.rstrip(".") + (f" ({', '.join(changed)})" if changed else ""),
+            "flags": [flag.replace("_", " ") for flag in FLAGS_SHOWN if getattr(built, flag)],
+            "tags": entry.tags,
+            "paper": entry.paper,
             "cost": entry.cost,
-            "flags": [f.replace("_", " ") for f in ("needs_training", "bounded", "simulated") if getattr(built, f)],
         }
-    return rows
+    return dict(sorted(rows.items(), key=lambda row: registry.FAMILIES.index(row[1]["family"])))
+
+
+#: Of these a reader must know before any number.
+FLAGS_SHOWN = ("needs_training", "simulated", "bounded", "query_sensitive")
+
+
+def _axes() -> dict[str, Mapping[str, Any]]:
+    """The choices of the axes that `method=cached` composes, each as `axis/name`."""
+    return {
+        name: {"axis": name.partition("/")[0], "summary": _axis(name)["description"].split("\n")[0],
+               "parameters": [f"{k}={_text(v)}" for k, v in _axis(name)["parameters"].items()]}
+        for name in _axis_names()
+    }  # fmt: skip
+
+
+def _axis_names() -> list[str]:
+    from kvfrontier.methods import registry
+
+    return [f"{axis}/{name}" for axis in registry.AXES for name in _names(f"method/{axis}")]
+
+
+def _axis(choice: str) -> Mapping[str, Any]:
+    from inspect import getdoc
+
+    from kvfrontier.methods import registry
+    from kvfrontier.runners import compose
+
+    axis, _, name = choice.partition("/")
+    parameters = dict(compose.component(axis, name))
+    registered = parameters.pop("name")
+    return {
+        "axis": axis,
+        "registered as": registered,
+        "description": getdoc(registry.components(axis)[registered]) or "",
+        "parameters": parameters,
+        "chosen by": f"method=cached method/{axis}={name}",
+    }
 
 
 def _method(choice: str) -> Mapping[str, Any]:
@@ -99,7 +145,7 @@ def _method(choice: str) -> Mapping[str, Any]:
     from kvfrontier.methods import registry
     from kvfrontier.runners import compose
 
-    parameters = dict(compose.choice("method", choice))
+    parameters = registry.complete(compose.choice("method", choice))
     entry = registry.get(parameters["name"])
     built = registry.build(parameters)
     del parameters["name"]
@@ -165,7 +211,8 @@ def _names(group: str) -> list[str]:
 
 
 KINDS: dict[str, Kind] = {
-    "methods": Kind(lambda: _names("method"), ("family", "summary", "cost", "flags"), _methods, _method),
+    "methods": Kind(lambda: _names("method"), ("summary", "flags", "tags", "paper"), _methods, _method, "family"),
+    "axes": Kind(_axis_names, ("summary", "parameters"), _axes, _axis, "axis"),
     "models": Kind(lambda: _names("model"), ("kind", "summary"), _models, _model),
     "tasks": Kind(lambda: _names("task"), ("primary", "summary"), _tasks, _task),
     "devices": Kind(lambda: list(_devices()), ("available", "device"), _devices, lambda name: _devices()[name]),

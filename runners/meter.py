@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kvfrontier.methods import Dense, Window
 from kvfrontier.methods.contract import Footprint, Method
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Bytes
+from kvfrontier.runners.budget import SIXTEEN_BITS, dense_payload, payload
 from kvfrontier.runners.peak import storage_bytes, track
 from kvfrontier.runners.record import Memory, Quartiles, Time
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 OpenSession = Callable[[], "Session"]
 
 MIB = 1 << 20
-#: Shares are of dense at this many bits, whatever the run computes in.
-SIXTEEN_BITS = torch.bfloat16
 
 
 # ---------------------------------------------------------------------------------------------- memory
@@ -132,15 +130,13 @@ class _At16Bits:
 
 
 def _at_16_bits(session: Session, batch: int, prompt: int) -> _At16Bits:
-    own = [(layer.at(SIXTEEN_BITS), method) for layer, method in _own_states(session)]
-    # Layers that the model itself windows hold no more than their window under dense attention.
-    dense = [(layer, Window(layer.window) if layer.window else Dense()) for layer, _ in own]
-    outside = _outside_layers(session, batch, prompt, 0)
-    # What a hybrid model keeps is its own need, and stays under every method; the sequence's state is the method's.
-    foreign = outside - session.method.sequence_footprint(batch, prompt).held.payload
+    layers = session.layers
+    # What a hybrid model keeps is its own need, and stays under every method.
+    foreign = session.footprint().held.payload - payload(session.method, layers, batch, prompt)
+    at16 = [layer.at(SIXTEEN_BITS) for layer in layers]
     return _At16Bits(
-        method=outside + _payload(method.footprint(layer, batch, prompt) for layer, method in own),
-        dense=foreign + _payload(method.footprint(layer, batch, prompt) for layer, method in dense),
+        method=foreign + payload(session.method, at16, batch, prompt),
+        dense=foreign + dense_payload(layers, batch, prompt),
     )
 
 

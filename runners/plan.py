@@ -60,10 +60,10 @@ class Plan:
 
     @staticmethod
     def grouped(cells: Iterable[Planned]) -> list[list[Planned]]:
-        """Cells with the same model, dtype, device and method together."""
+        """Cells with the same model, dtype, device and method, as it was asked for, together."""
         groups: dict[str, list[Planned]] = {}
         for c in cells:
-            groups.setdefault(canonical_json([c.cell.model, c.cell.dtype, c.cell.device, c.cell.method]), []).append(c)
+            groups.setdefault(canonical_json([c.cell.model, c.cell.dtype, c.cell.device, c.cell.asked]), []).append(c)
         return [sorted(g, key=lambda p: (p.cell.context, p.cell.batch, p.cell.seed)) for g in groups.values()]
 
 

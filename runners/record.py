@@ -145,9 +145,36 @@ class MethodInfo(Block):
     paper: str = ""
 
 
+class Budget(Block):
+    """What a method was to hold at most, and what came of it (runners/budget.py).
+
+    asked   as it was given: tokens, a share of 16-bit dense, or bytes
+    limit   bytes of payload at seal, at 16 bits
+    knob    the method's parameter that was solved for; None: it has none, and is shown at its own size
+    value   what it came to; None: even the smallest does not fit
+    got     bytes that the method holds by its closed form
+    """
+
+    asked: str
+    limit: int
+    knob: str | None = None
+    value: int | None = None
+    got: int = 0
+
+    @property
+    def matched(self) -> bool:
+        """Whether the method's size is the budget's doing."""
+        return self.value is not None
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether the method has a knob, and no setting of it fits."""
+        return self.knob is not None and self.value is None
+
+
 class Cell(Block):
     """What determines a record. `method`, `task` and `protocol` are plain dictionaries of parameters; method and
-    task carry their registered `name`."""
+    task carry their registered `name`. Where a `budget` was asked for, `method` has the knob that it solved."""
 
     model: str
     dtype: str
@@ -158,6 +185,22 @@ class Cell(Block):
     context: int
     batch: int = 1
     seed: int = 0
+    budget: Budget | None = None
+
+    @property
+    def unsolved(self) -> dict[str, Any]:
+        """The method's parameters without the knob that a budget solved."""
+        return _without(self.method, self.budget.knob) if self.budget else self.method
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The method as it was asked for, the same at every context."""
+        return {**self.unsolved, "budget": self.budget.asked} if self.budget else self.method
+
+
+def _without(params: Mapping[str, Any], path: str | None) -> dict[str, Any]:
+    first, _, rest = (path or "").partition(".")
+    return {k: _without(v, rest) if k == first else v for k, v in params.items() if k != first or rest}
 
 
 class Environment(Block):

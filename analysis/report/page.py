@@ -50,7 +50,7 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
     """All that the template shows of one board."""
     fields = tables.fields(board, standings)
     columns = figures.fronts(board, _LEAST)
-    flags = [flag for flag in ("needs training", "simulated", "query-aware") if _has_flag(board, flag)]
+    flags = [flag for flag in ("needs training", "simulated", "query-aware", "not matched") if _has_flag(board, flag)]
     return {
         "id": f"b{number + 1}",
         "board": board,

@@ -39,7 +39,7 @@ def buffer_footprint(batch: int, entry: int, n: int, exact: bool) -> Footprint:
 
 @dataclass(frozen=True)
 class DenseStore(Store):
-    """2 Hkv D T elements."""
+    """Keys and values as they are: 2 Hkv D T elements."""
 
     def init(self, layer: Layer, batch: int, bounded: bool) -> KV:
         return KV.empty(layer, batch, exact=bounded)

@@ -104,6 +104,10 @@ class QuantizedStore(Store):
     streams: ClassVar[bool] = False
     knob: ClassVar[str | None] = "residual"
 
+    @property
+    def knob_step(self) -> int:
+        return self.group  # keys are packed a residual at a time, in whole groups
+
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise ValueError(f"bits {self.bits} cannot be packed into bytes; choose one of {', '.join(map(str, BITS))}")

@@ -9,11 +9,13 @@ loaded.py      what all of them give, and the dtypes it may have
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
+from kvfrontier.methods.layer import Layer
 from kvfrontier.runners.cache import cache_dir
 from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
@@ -22,7 +24,7 @@ from kvfrontier.runners.models.loaded import LoadedModel, resolve_dtype
 from kvfrontier.runners.models.pretrained import Pretrained
 from kvfrontier.runners.models.tiny import Tiny
 
-__all__ = ["KINDS", "LoadedModel", "cache_dir", "load", "resolve_device", "resolve_dtype"]
+__all__ = ["KINDS", "LoadedModel", "cache_dir", "layers", "load", "resolve_device", "resolve_dtype"]
 
 #: `kind` of a YAML in configs/model, and the dataclass whose fields are its other keys.
 KINDS: dict[str, type[Embedded | Pretrained | Tiny]] = {"embedded": Embedded, "hf": Pretrained, "tiny": Tiny}
@@ -35,6 +37,25 @@ def load(config: Mapping[str, Any]) -> LoadedModel:
     with what to do, for a key or value that does not exist, a path without weights, a device that is not there, and a
     download that fails.
     """
+    return _parse(config).load()
+
+
+def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The attention layers of the model that `config` describes, without its weights: shapes alone, in float32 on the
+    CPU. Raises UsageError as `load` does, and UnsupportedModel where no method can serve the model."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    from kvfrontier.runners.bridge import Bridge
+
+    architecture = _parse(config).architecture()
+    with FakeTensorMode():
+        model = AutoModelForCausalLM.from_config(architecture)
+        found = Bridge(model).layers
+    return tuple(replace(layer, module=None, rope=None, dtype=torch.float32, device="cpu") for layer in found)
+
+
+def _parse(config: Mapping[str, Any]) -> Embedded | Pretrained | Tiny:
     config = dict(config)
     kind = str(config.pop("kind", ""))
     if kind not in KINDS:
@@ -49,4 +70,4 @@ def load(config: Mapping[str, Any]) -> LoadedModel:
         first = error.errors()[0]
         where = "".join(f".{part}" for part in first["loc"])
         raise UsageError(f"model{where}={first['input']!r}: {first['msg']}") from error
-    return model.load()
+    return model

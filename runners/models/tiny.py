@@ -30,11 +30,10 @@ class Tiny:
     max_context: int = 8192
     rope_theta: float = 10_000.0
 
-    def load(self) -> LoadedModel:
-        """The model; raises UsageError where the sizes do not fit together."""
-        from transformers import LlamaConfig, LlamaForCausalLM
+    def architecture(self) -> Any:
+        """transformers' configuration; raises UsageError where the sizes do not fit together."""
+        from transformers import LlamaConfig
 
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         for key in ("layers", "heads", "kv_heads", "head_dim", "hidden", "intermediate", "max_context"):
             if getattr(self, key) < 1:
                 raise UsageError(f"model.{key}={getattr(self, key)}: at least 1")
@@ -43,7 +42,7 @@ class Tiny:
         if self.head_dim % 2:
             raise UsageError(f"model.head_dim={self.head_dim}: rotary positions turn pairs, so it must be even")
         tokenizer = byte_tokenizer()
-        config = LlamaConfig(
+        return LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
@@ -59,13 +58,19 @@ class Tiny:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+    def load(self) -> LoadedModel:
+        """The model; raises UsageError where the sizes do not fit together."""
+        from transformers import LlamaForCausalLM
+
+        device, dtype, config = resolve_device(self.device), resolve_dtype(self.dtype), self.architecture()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = LlamaForCausalLM(config)
         revision = _content_hash(model)
         return ready(
             model.to(dtype=dtype),  # pyright: ignore[reportCallIssue]
-            tokenizer,
+            byte_tokenizer(),
             device=device,
             name=self.name,
             revision=revision,

@@ -96,6 +96,7 @@ def test_every_part_of_a_cell_decides_its_id():
         "context": 2048,
         "batch": 2,
         "seed": 1,
+        "budget": {"asked": "25%", "limit": 1000},
     }
     assert set(changes) == set(Cell.model_fields)
     ids = {identify(cell())} | {identify(cell(**{key: value})) for key, value in changes.items()}

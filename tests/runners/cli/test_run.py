@@ -133,3 +133,34 @@ def test_report_loads_no_torch(tmp_path):
     code = f"import sys; {report}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_budget_gives_every_method_the_same_bytes(run, tmp_path):
+    """What was asked and what was got stand in the record; where nothing fits, that is the record."""
+    swept = ["-m", "model.head_dim=32", "budget=25%", "method=window,snapkv,linear,kivi8", "context=384,512"]
+    answer = run(*swept)
+    assert answer.code == 0, answer.err
+    records = load_records(tmp_path / "results")
+    by_method = {name: [r for r in records if r.cell.method["name"] == name] for name in ("window", "snapkv", "kivi")}
+    for r in (*by_method["window"], *by_method["snapkv"]):
+        assert r.cell.budget is not None
+        assert 0.24 < r.memory.share16 <= 0.25
+        assert r.cell.budget.got <= r.cell.budget.limit
+        assert r.cell.method[r.cell.budget.knob] == r.cell.budget.value
+    assert {r.cell.method["window"] for r in by_method["window"]} == {95, 127}
+    assert all(r.status == "infeasible" and "residual" in r.memory.reason for r in by_method["kivi"])
+    (linear,) = {r.cell.budget.knob for r in records if r.cell.method["name"] == "linear"}
+    assert linear is None
+    # One job a method, whatever came of its knob at each context.
+    assert len(list((tmp_path / "results").iterdir())) == 4
+    assert run(*swept, "--json").json["ran"] == 0
+
+
+def test_axes_and_layers_are_chosen_on_the_command_line(run, tmp_path):
+    answer = run("method=cached", "method/selection=snapkv", "method.selection.budget=40", "method.layers={0: dense}")
+    assert answer.code == 0, answer.err
+    (record,) = load_records(tmp_path / "results")
+    assert record.info.label == "snapkv(budget=40)[0: dense]"
+    assert record.cell.method["selection"] == {"name": "snapkv", "budget": 40, "window": 32, "kernel": 7}
+    assert record.cell.method["layers"] == {"0": {"name": "dense", "backend": "auto"}}
+    assert record.memory.live_payload == record.memory.analytic_payload
