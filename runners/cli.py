@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, list, report, bench-self."""
+"""The command `kvfrontier`: run, list, check, report, bench-self."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ What long context costs, and what each way of paying less loses.
   kvfrontier run method=window method.window=256 task=needle context=2048
   kvfrontier run -m method=dense,window,kivi2 context=512,1024 task=needle,perplexity
   kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
+  kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o report                   tables, figures and a page from records
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
-EPILOG = "Exit code: 0 all done, 1 a job failed, 2 bad usage."
+EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
 
 
 #: key=value, +key=value, ~key
@@ -89,6 +90,26 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name", nargs="?", metavar="NAME")
     show.add_argument("--json", action="store_true", help="JSON instead of a table")
     show.set_defaults(serve=_list)
+
+    check = commands.add_parser(
+        "check",
+        help="the conformance suite on one method, ours or your own",
+        description=dedent("""\
+            Runs every check that our own methods pass, and prints what holds and the numbers of what does not: bytes
+            against the closed form, chunks, decode against prefill, gradients, forks, padding, snapshots, bfloat16,
+            fake tensors. NAME is a registered method, or where a class or function is that gives one.
+
+              kvfrontier check my_package.MyMethod budget=40
+              kvfrontier check snapkv budget=40 window=8 --json
+
+            The text has 150 tokens, so give parameters so small that the method is at work in it.
+            """),
+        formatter_class=raw,
+    )
+    check.add_argument("target", metavar="NAME", help="a registered name, or package.module.Class")
+    check.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="parameters of the method")
+    check.add_argument("--json", action="store_true", help="JSON instead of a table")
+    check.set_defaults(serve=_check)
 
     report = commands.add_parser(
         "report",
@@ -175,6 +196,12 @@ def _list(options: argparse.Namespace) -> int:
 
     listing.show(options.kind, options.name, options.json)
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from kvfrontier.runners import check
+
+    return 0 if check.show(options.target, options.settings, options.json) else 1
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -6,20 +6,22 @@ that a property does not hold, the suite checks that it really fails, so that a 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import io
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from kvfrontier.methods import Dense, Layer, Method, Step
+from kvfrontier.methods.contract import Phase
 from kvfrontier.runners.session import Session
 
 #: Lengths at which rounding, blocks and residuals show.
@@ -54,27 +56,82 @@ def run(method: Method) -> Iterator[Result]:
             fn(method)
         except AssertionError as error:
             yield Result(name, False, str(error))
+        except Exception as error:  # noqa: BLE001  whatever somebody's method raises is what was found
+            yield Result(name, False, f"{type(error).__name__}: {error}")
         else:
             yield Result(name, True)
 
 
 @functools.cache
-def tiny(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
-    """Two layers, four query heads on two key/value heads of 32, with weights large enough that attention is sharp."""
+def tiny(dtype: torch.dtype = torch.float32, latents: bool = False) -> Any:
+    """Two layers, four query heads on two key/value heads of 32, with weights large enough that attention is sharp.
+    `latents`: a model that caches these instead, 32 + 16 elements a token, for four heads."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = LlamaForCausalLM(_config()).eval().requires_grad_(False)
+        model = _untrained(latents).requires_grad_(False)
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(4)
-    return model.to(dtype)  # pyright: ignore[reportArgumentType]
+    return model.to(dtype)
 
 
-def _config() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
+def _untrained(latents: bool) -> Any:
+    sizes: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+    if not latents:
+        return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, head_dim=32)).eval()
+    config = DeepseekV3Config(
+        **sizes, num_key_value_heads=4, kv_lora_rank=32, q_lora_rank=None, qk_rope_head_dim=16, qk_nope_head_dim=32,
+        v_head_dim=24, first_k_dense_replace=2, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
     )  # fmt: skip
+    return DeepseekV3ForCausalLM(config).eval()
+
+
+def takes_latents(method: Method) -> bool:
+    """It serves models that cache latents, and is run on one."""
+    return type(method).latent is not Method.latent
+
+
+def model_for(method: Method, dtype: torch.dtype = torch.float32) -> Any:
+    """The tiny model on which a method is run."""
+    return tiny(dtype, takes_latents(method))
+
+
+def layer_for(method: Method, dtype: torch.dtype = torch.float32) -> Layer:
+    """A layer like those of the tiny model, for calls of `attend` by themselves; it rotates by nothing. Its weights are
+    rounded to bfloat16, so that they are the same in every dtype."""
+    latents = takes_latents(method)
+    module = copy.deepcopy(tiny(torch.bfloat16, latents).model.layers[0].self_attn).to(dtype)
+    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, dtype=dtype, rope=_Unrotated(), module=module)
+    if latents:
+        layer = replace(layer, hkv=4, d=48, dv=24, latent=(32, 16))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        params = method.module(layer)
+    return layer if params is None else replace(layer, params=params)
+
+
+def drawn(layer: Layer, n: int, generator: torch.Generator) -> list[Tensor]:
+    """Random queries of n tokens, and what a cache is given of them: keys and values, or latents and shared keys."""
+    shapes = [(layer.hkv, layer.d), (layer.hkv, layer.dv)] if layer.latent is None else [(1, d) for d in layer.latent]
+    return [torch.randn(1, h, n, d, generator=generator) for h, d in ((layer.hq, layer.d), *shapes)]
+
+
+def call(
+    method: Method, state: Any, layer: Layer, start: int, given: Sequence[Tensor], phase: Phase = "prefill"
+) -> Tensor:
+    """One call of `attend` on `drawn` tensors, by themselves."""
+    q, a, b = given
+    k, v = a, b
+    if layer.latent is not None:
+        a, b = method.latent(a, b, state, layer)
+        k_and_v = layer.module.kv_b_proj(a).unflatten(3, (layer.hq, -1)).squeeze(1).transpose(1, 2)
+        k, v = k_and_v.split([layer.d - layer.latent[1], layer.dv], 3)
+        k = torch.cat([k, b.expand(-1, layer.hq, -1, -1)], 3)
+    step = Step(torch.arange(start, start + q.shape[2])[None], start, phase, unrotated=lambda: (q, k))
+    return method.attend(q, k, v, state, layer, step)
 
 
 def tokens(rows: int, n: int) -> Tensor:
@@ -82,9 +139,11 @@ def tokens(rows: int, n: int) -> Tensor:
     return torch.randint(0, 97, (rows, n), generator=torch.Generator().manual_seed(n))
 
 
-def outputs(method: Method, ids: Tensor, chunk: int | None = None, prompt: int = PROMPT, **options: Any) -> Tensor:
+def outputs(
+    method: Method, ids: Tensor, chunk: int | None = None, prompt: int = PROMPT, model: Any = None, **options: Any
+) -> Tensor:
     """Logits [B, 1 + new, V]: after the prompt, and after each token that is then decoded one by one."""
-    with torch.no_grad(), Session(tiny(), method) as session:
+    with torch.no_grad(), Session(model or model_for(method), method) as session:
         logits = [session.prefill(ids[:, :prompt], chunk=chunk, **options)]
         logits += [session.decode(ids[:, i : i + 1]) for i in range(prompt, ids.shape[1])]
     return torch.stack(logits, 1)
@@ -111,7 +170,7 @@ def live_bytes_equal_analytic_bytes(method: Method) -> None:
     one decoded token and after many."""
     for n, rows in itertools.product(LENGTHS, (1, 2)):
         ids = tokens(rows, n + NEW)
-        with torch.no_grad(), Session(tiny(), method) as session:
+        with torch.no_grad(), Session(model_for(method), method) as session:
             for a, b in itertools.pairwise(sorted({0, n // 2, n})):
                 session.prefill(ids[:, a:b], seal=False)
                 _expect_bytes(session, f"{rows} x {b} of {n} prompt tokens, before seal")
@@ -126,7 +185,7 @@ def live_bytes_equal_analytic_bytes(method: Method) -> None:
 @check
 def bounded_state_stops_growing(method: Method) -> None:
     """Where declared, the state is as large after a million tokens as after some thousands; else it grows."""
-    layer = Layer(0, 1, 4, 2, 32, 32, 1.0)
+    layer = layer_for(method)
 
     def held(prompt: int, new: int = 0) -> int:
         of_layer, of_sequence = method.footprint(layer, 1, prompt, new), method.sequence_footprint(1, prompt, new)
@@ -159,7 +218,7 @@ def decoding_in_steps_equals_decoding_one_by_one(method: Method) -> None:
         return
     ids = tokens(1, PROMPT + NEW)
     one_by_one = outputs(method, ids)
-    with torch.no_grad(), Session(tiny(), method) as session:
+    with torch.no_grad(), Session(model_for(method), method) as session:
         session.prefill(ids[:, :PROMPT])
         for i in range(PROMPT, PROMPT + NEW, 13):
             piece = ids[:, i : min(i + 13, PROMPT + NEW)]
@@ -182,17 +241,15 @@ def decode_equals_prefill(method: Method) -> None:
 def gradients_reach_queries_keys_and_values(method: Method) -> None:
     """Through the state: the loss reads only what comes after seal. Where it is declared that they do not, sealing
     under a gradient must refuse rather than cut it in silence."""
-    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
+    layer = layer_for(method)
     g = torch.Generator().manual_seed(0)
-    first = [torch.randn(1, h, 300, 32, generator=g, requires_grad=True) for h in (4, 2, 2)]
-    then = [torch.randn(1, h, 20, 32, generator=g, requires_grad=True) for h in (4, 2, 2)]
+    first, then = ([x.requires_grad_() for x in drawn(layer, n, g)] for n in (300, 20))
 
     def forward() -> Tensor:
         state = method.init_state(layer, 1)
         out = []
-        for start, (q, k, v) in ((0, first), (300, then)):
-            step = Step(torch.arange(start, start + q.shape[2])[None], start, unrotated=lambda q=q, k=k: (q, k))
-            out.append(method.attend(q, k, v, state, layer, step))
+        for start, given in ((0, first), (300, then)):
+            out.append(call(method, state, layer, start, given))
             if start == 0:
                 method.seal(state, layer)
         # A recomputing method keeps nothing between calls: its gradient comes from the call itself.
@@ -236,7 +293,7 @@ def lossless_settings_equal_dense(method: Method) -> None:
     if lossless is None:
         return
     ids = tokens(2, PROMPT + NEW)
-    dense = outputs(Dense(), ids)
+    dense = outputs(Dense(), ids, model=model_for(method))
     for chunk in (None, 37):
         _expect_close(outputs(lossless, ids, chunk), dense, f"{lossless} against dense, chunk {chunk}")
 
@@ -246,7 +303,7 @@ def a_fork_does_not_disturb_its_parent(method: Method) -> None:
     """A child decodes other tokens; the parent goes on as if it were alone."""
     ids = tokens(1, PROMPT + NEW)
     expected = outputs(method, ids)
-    with torch.no_grad(), Session(tiny(), method) as parent:
+    with torch.no_grad(), Session(model_for(method), method) as parent:
         parent.prefill(ids[:, :PROMPT])
         child = parent.fork()
         for i in range(PROMPT, PROMPT + NEW):
@@ -284,7 +341,7 @@ def padded_rows_equal_each_row_alone(method: Method) -> None:
 def a_snapshot_restores(method: Method) -> None:
     """Saved to a file and read back, the state decodes bit by bit the same."""
     ids = tokens(1, PROMPT + NEW)
-    with torch.no_grad(), Session(tiny(), method) as session:
+    with torch.no_grad(), Session(model_for(method), method) as session:
         session.prefill(ids[:, :PROMPT])
         file = io.BytesIO()
         torch.save(session.snapshot(), file)
@@ -299,21 +356,17 @@ def a_snapshot_restores(method: Method) -> None:
 def it_runs_in_bfloat16(method: Method) -> None:
     """Sizes hold, the output has the input's type, and is as near to float32 as eight bits allow."""
     ids = tokens(1, PROMPT + 3)
-    with torch.no_grad(), Session(tiny(torch.bfloat16), method) as session:
+    with torch.no_grad(), Session(model_for(method, torch.bfloat16), method) as session:
         logits = session.prefill(ids[:, :PROMPT], chunk=64)
         _expect_bytes(session, "in bfloat16")
         logits = session.decode(ids[:, PROMPT:])
         _expect_bytes(session, "in bfloat16, decoding")
         assert logits.isfinite().all(), "logits in bfloat16 are not finite"
-    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
-    q, k, v = (torch.randn(1, h, 60, 32, generator=torch.Generator().manual_seed(h)) for h in (4, 2, 3))
-    k, v = k, v[:, :2]
     found = []
     for dtype in (torch.float32, torch.bfloat16):
-        at, x = layer.at(dtype), [t.to(torch.bfloat16).to(dtype) for t in (q, k, v)]
-        state = method.init_state(at, 1)
-        step = Step(torch.arange(60)[None], 0, unrotated=lambda x=x: (x[0], x[1]))
-        found.append(method.attend(x[0], x[1], x[2], state, at, step))
+        layer = layer_for(method, dtype)
+        given = [t.to(torch.bfloat16).to(dtype) for t in drawn(layer, 60, torch.Generator().manual_seed(3))]
+        found.append(call(method, method.init_state(layer, 1), layer, 0, given))
         assert found[-1].dtype == dtype, f"the output is {found[-1].dtype} for {dtype}"
     # bfloat16 keeps 8 bits.
     _expect_close(
@@ -325,7 +378,7 @@ def it_runs_in_bfloat16(method: Method) -> None:
 def it_runs_on_fake_tensors(method: Method) -> None:
     """The planner runs the method's own code without memory: sizes must not depend on values."""
     with FakeTensorMode(), torch.no_grad():
-        model = LlamaForCausalLM(_config()).eval()
+        model = _untrained(takes_latents(method))
         ids = torch.zeros(2, PROMPT + NEW, dtype=torch.long)
         with Session(model, method) as session:
             session.prefill(ids[:, :PROMPT], chunk=64)
@@ -338,14 +391,13 @@ def it_runs_on_fake_tensors(method: Method) -> None:
 @check
 def it_stays_finite_at_extreme_values(method: Method) -> None:
     """Values of zero, of 1e-30 and of a million give finite outputs."""
-    layer = Layer(0, 1, 4, 2, 32, 32, 0.2, rope=_Unrotated())
+    layer = layer_for(method)
     for size in (0.0, 1e-30, 1e4, 1e6):
         state, start = method.init_state(layer, 1), 0
-        for n, phase in ((300, "prefill"), (1, "decode"), (40, "decode")):
+        calls: list[tuple[int, Phase]] = [(300, "prefill"), (1, "decode"), (40, "decode")]
+        for n, phase in calls:
             g = torch.Generator().manual_seed(n)
-            q, k, v = (torch.randn(1, h, n, 32, generator=g) * size for h in (4, 2, 2))
-            step = Step(torch.arange(start, start + n)[None], start, phase, unrotated=lambda q=q, k=k: (q, k))  # pyright: ignore[reportArgumentType]
-            out = method.attend(q, k, v, state, layer, step)
+            out = call(method, state, layer, start, [x * size for x in drawn(layer, n, g)], phase)
             assert out.isfinite().all(), f"the output is not finite for values of {size:g} ({phase})"
             if start == 0:
                 method.seal(state, layer)
@@ -357,7 +409,7 @@ def sealing_twice_changes_nothing(method: Method) -> None:
     """`seal` is idempotent."""
     ids = tokens(1, PROMPT + 1)
     expected = outputs(method, ids)
-    with torch.no_grad(), Session(tiny(), method) as session:
+    with torch.no_grad(), Session(model_for(method), method) as session:
         session.prefill(ids[:, :PROMPT], seal=False)
         session.seal()
         before = session.state_bytes()
