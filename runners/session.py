@@ -387,14 +387,23 @@ class Session:
 
     def _check_length(self, n: int, pads: tuple[int, ...] | None) -> None:
         limit = self.bridge.max_positions
-        if limit is None or n - min(pads or (0,)) <= limit:
+        if limit is None:
             return
-        free = (layer.window is not None or m.any_length for layer, m in zip(self.layers, self._methods, strict=True))
-        if not self.bridge.learned_positions and all(free):
+        ends = [limit]
+        if not self.bridge.learned_positions:
+            served = zip(self.layers, self._methods, strict=True)
+            ends = [m.reach(limit) for layer, m in served if layer.window is None]
+        if n - min(pads or (0,)) <= min(ends, default=n):
             return
+        name = type(self.model).__name__
+        if min(ends) > limit:
+            raise UsageError(
+                f"context of {n} tokens is longer than the {min(ends):.0f} that this method makes of the {limit} "
+                f"positions of {name}; shorten it, or stretch them further"
+            )
         raise UsageError(
-            f"context of {n} tokens is longer than the {limit} positions of {type(self.model).__name__}; shorten it, "
-            "or choose a method whose positions are those in the cache"
+            f"context of {n} tokens is longer than the {limit} positions of {name}; shorten it, or choose a method "
+            "whose positions are those in the cache, or stretch further"
         )
 
     def run(

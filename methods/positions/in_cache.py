@@ -10,13 +10,16 @@ from torch import Tensor
 
 from kvfrontier.methods.axes import Positions, arange
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import component
 
 
+@component("positions", "in_cache")
 @dataclass(frozen=True)
 class InCachePositions(Positions):
     """The slot is the position. A model without RoPE has nothing to rotate."""
 
     unrotated: ClassVar[bool] = True
+    at_use: ClassVar[bool] = True
     any_length: ClassVar[bool] = True
 
     def stored(self, k: Tensor, k_pre: Tensor | None, pos: Tensor, layer: Layer) -> Tensor:
