@@ -47,6 +47,8 @@ class Layer:
     window         the model's own sliding window in tokens (a query sees `window` keys, its own included), or None
     softcap        logits become softcap * tanh(logits / softcap), or None
     source         index of the layer whose state this one reads, or None
+    latent         where the model caches latents (MLA): width of a token's latent and of its shared rotated key, both for
+                   all heads together; hkv, d and dv are then those of the expanded keys and values. Else None
     dtype, device  of keys and values
     rope           the model's rotation, or None where it has none
     params         the method's learnable parts for this layer (trained track), or None
@@ -63,6 +65,7 @@ class Layer:
     window: int | None = None
     softcap: float | None = None
     source: int | None = None
+    latent: tuple[int, int] | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
     rope: Rope | None = None

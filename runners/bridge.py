@@ -567,7 +567,6 @@ class Bridge:
         modules = _attention_modules(model)
         self._place = {i: module.layer_idx for i, module in enumerate(modules)}
         self.index_of: dict[nn.Module, int] = {module: i for i, module in enumerate(modules)}
-        self.latents = any(getattr(module, "kv_lora_rank", None) for module in modules)
         windows = [
             getattr(stock[m.layer_idx], "sliding_window", None) if m.layer_idx < len(stock) else None for m in modules
         ]
@@ -575,6 +574,7 @@ class Bridge:
         self.layers: list[Layer] = []
         for i in range(len(modules)):
             self.layers.append(_layer(model, config, modules, i, windows[i], self.layers, ropes))
+        self.latents = any(layer.latent for layer in self.layers)
         self.windows = {layer.window for layer in self.layers}
         #: Windows that a mask may have: models make those of their configuration also where no layer uses them.
         self.mask_windows = self.windows | {getattr(config, "sliding_window", None)}
@@ -888,8 +888,10 @@ def _layer(
     hkv = hq // groups if groups else getattr(module, "num_key_value_heads", None) or hq
     own = (getattr(module, name, None) for name in ("qk_head_dim", "q_head_dim", "head_dim", "head_size"))
     d = next((int(n) for n in own if n), config.hidden_size // config.num_attention_heads)
+    latent = None
     if getattr(module, "kv_lora_rank", None):
         hkv = hq  # latents are expanded for every head
+        latent = module.kv_lora_rank, module.qk_rope_head_dim
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     return Layer(
         index=i,
@@ -902,6 +904,7 @@ def _layer(
         window=window,
         softcap=getattr(module, "attn_logit_softcapping", None) if _passes_softcap(type(module)) else None,
         source=source,
+        latent=latent,
         dtype=model.dtype if weight is None else weight.dtype,
         device=model.device if weight is None else weight.device,
         rope=ropes.of(module),

@@ -20,9 +20,10 @@ from kvfrontier.methods.state import State
 
 @dataclass
 class Rows(State):
-    """rows: one state of the inner method a row."""
+    """rows: one state of the inner method a row; seen: tokens of a row before this call, padding included."""
 
     rows: list[Any] = field(default_factory=list)
+    seen: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,22 @@ class PerRow(Method):
     def init_state(self, layer: Layer, batch: int) -> Rows:
         return Rows([self.inner.init_state(layer, 1) for _ in range(batch)])
 
+    def latent(self, a: Tensor, b: Tensor, state: Any, layer: Layer) -> tuple[Tensor, Tensor]:
+        for r, row in enumerate(state.rows):
+            p = max(0, self.pads[r] - state.seen)
+            if p < a.shape[2]:
+                got, _ = self.inner.latent(a[r : r + 1, :, p:], b[r : r + 1, :, p:], row, layer)
+                if got.shape[2] != a.shape[2] - p:
+                    raise ValueError(
+                        f"{type(self.inner).__name__} lets the model expand all latents, and rows of unequal length "
+                        "have other numbers of them; give the rows one by one"
+                    )
+        return a, b
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
         T = q.shape[2]
+        if step.phase != "score":
+            state.seen = step.start + T
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for b, row in enumerate(state.rows):
             p = max(0, self.pads[b] - step.start)  # padding of this row inside this call

@@ -107,14 +107,14 @@ class Session:
                         f"layer {layer.index} has a window of {layer.window} of the model's own, and keeps it; choose "
                         "full-attention layers"
                     )
-                method = Window(window=layer.window)
+                method = Window(window=layer.window).at(layer)
             source = method.source(layer)
             if source is not None and not (method.shareable and method == chosen[source]):
                 raise UnsupportedModel(
                     f"layer {layer.index} of {type(self.model).__name__} reads the keys and values of layer "
                     f"{source}, and this method's state cannot be shared"
                 )
-            if bridge.latents and type(method).latent is Method.latent:
+            if layer.latent is not None and type(method).latent is Method.latent:
                 raise UnsupportedModel(
                     f"{type(self.model).__name__} caches latents (MLA), and {type(method).__name__} has no latent hook "
                     "to hold them"

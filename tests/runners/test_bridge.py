@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
-from kvfrontier.methods import Dense, Sinks
+from kvfrontier.methods import Dense, Kivi, Sinks
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Buf, State, measure
@@ -640,7 +640,7 @@ def test_architectures_that_cannot_be_served_say_why(kind: str, changes: dict[st
     model = tiny(kind, **changes)
     implementation = model.config._attn_implementation
     with pytest.raises(UnsupportedModel, match=reason):
-        Session(model, Dense()).__enter__()
+        Session(model, Kivi(group=8)).__enter__()
     assert model.config._attn_implementation == implementation
     assert NAME not in AttentionInterface._global_mapping
 
