@@ -160,14 +160,6 @@ class Cached(Method):
     def module(self, layer: Layer) -> nn.Module | None:
         return self.memory.module(layer)
 
-    def at(self, layer: Layer) -> Method:
-        """Itself; on a model that caches latents (MLA), the same over these, where they are held as they are."""
-        if layer.latent is None or type(self.store) is not DenseStore:
-            return self
-        from kvfrontier.methods.sharing.mla import LatentStore, Mla
-
-        return Mla(replace(self, store=LatentStore()))
-
     def init_state(self, layer: Layer, batch: int) -> CachedState:
         return CachedState(
             self.store.init(layer, batch, self.bounded),
