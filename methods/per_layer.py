@@ -5,6 +5,7 @@ The session asks `at(layer)` and talks to the answer; called directly, a `PerLay
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,31 +15,32 @@ from torch import Tensor
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 
+_SPEC = re.compile(r"(-?\d+)|(?:(\d+)-(\d+))?(?:/(\d+))?")
+
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers by their index: "3", "0-1" (both ends), "-1" (the last) or a slice "::4"."""
+    """Layers by their index: "3", "-1" (the last), "0-1" (both ends), "/4" (every fourth, the first among them), or
+    "8-31/4"."""
 
     spec: str
 
     def __post_init__(self) -> None:
-        try:
-            self.of(1)
-        except ValueError:
+        if not self.spec or not _SPEC.fullmatch(self.spec) or self.spec.endswith("/0"):
             raise ValueError(
-                f"layers {self.spec!r} name none; write an index (3), a range with both ends (0-1), -1 for the last, "
-                "or a slice (::4)"
-            ) from None
+                f"layers {self.spec!r} name none; write an index (3), -1 for the last, a range with both ends (0-1), "
+                "or every fourth (/4, 8-31/4)"
+            )
 
     def of(self, count: int) -> range:
         """Indices among `count` layers."""
-        if ":" in self.spec:
-            return range(count)[slice(*(int(part) if part else None for part in self.spec.split(":")))]
-        first, dash, last = self.spec.rpartition("-")
-        if dash and first:
-            return range(int(first), int(last) + 1)
-        index = int(self.spec)
-        return range(index % count, index % count + 1) if index < 0 else range(index, index + 1)
+        found = _SPEC.fullmatch(self.spec)
+        assert found is not None
+        index, first, last, step = (None if part is None else int(part) for part in found.groups())
+        if index is not None:
+            index = index % count if index < 0 else index
+            return range(index, index + 1)
+        return range(first or 0, count if last is None else last + 1, step or 1)
 
 
 def _all(flag: str) -> Any:

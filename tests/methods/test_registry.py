@@ -113,14 +113,15 @@ def test_other_layers_may_have_other_methods() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "found"), [("3", [3]), ("0-2", [0, 1, 2]), ("-1", [7]), ("::4", [0, 4]), ("6:", [6, 7])]
+    ("spec", "found"), [("3", [3]), ("0-2", [0, 1, 2]), ("-1", [7]), ("/4", [0, 4]), ("2-7/3", [2, 5])]
 )
-def test_layers_are_named_by_index_range_and_slice(spec: str, found: list[int]) -> None:
+def test_layers_are_named_by_index_range_and_step(spec: str, found: list[int]) -> None:
     assert list(Layers(spec).of(8)) == found
 
 
 def test_layers_that_name_none_say_how_to_name_some() -> None:
-    with pytest.raises(ValueError, match="write an index"):
-        Layers("first")
+    for spec in ("first", "", "3-", "/0", "1:4"):
+        with pytest.raises(ValueError, match="write an index"):
+            Layers(spec)
     with pytest.raises(ValueError, match="cannot serve single layers"):
         registry.build({"name": "window", "layers": {"0": "recompute"}})
