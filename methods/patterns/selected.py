@@ -60,13 +60,15 @@ def _tiles(chosen: Tensor, blocks: int, tile: int, c: int) -> tuple[Tensor, Tens
     """The block of each tile [B, H, tiles], the query in each of its rows [B, H, tiles x tile] (-1: none), and the row
     of each pair [B, H, pairs], of the blocks that pairs chose; pair i is of query i // c."""
     pairs = chosen.shape[2]
-    # A block's last tile may be unfilled.
-    tiles = min(pairs, pairs // tile + blocks)
-    block, order = chosen.sort(dim=-1, stable=True)
 
     def each(n: int) -> Tensor:
         return arange(0, n, chosen).expand(*chosen.shape[:2], n).contiguous()
 
+    if tile == 1:
+        return chosen, each(pairs) // c, each(pairs)
+    # A block's last tile may be unfilled.
+    tiles = min(pairs, pairs // tile + blocks)
+    block, order = chosen.sort(dim=-1, stable=True)
     begin = torch.searchsorted(block, each(blocks + 1))
     ends = (-(-begin.diff(dim=-1) // tile)).cumsum(-1)
     begins = torch.nn.functional.pad(ends, (1, 0))

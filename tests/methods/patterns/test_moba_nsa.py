@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from kvfrontier.methods import Dense, Window
 from kvfrontier.methods.patterns import selected
 from kvfrontier.methods.patterns.moba import Moba
+from kvfrontier.methods.patterns.nsa import Nsa
 from kvfrontier.methods.patterns.selected import attend_selected
 
 
@@ -60,6 +64,95 @@ def test_moba_holds_mean_keys_and_reads_the_chosen_blocks(reference) -> None:
     assert footprint.read == (4 * 8 + 3) * layer.kv_bytes + means
 
 
+@pytest.mark.parametrize(("compress", "stride", "block"), [(8, 4, 8), (8, 4, 16), (4, 4, 4), (12, 4, 8)])
+def test_nsa_is_the_mean_of_its_three_branches(
+    reference, qkv, compress: int, stride: int, block: int, chunks: list[int]
+) -> None:
+    """Selected blocks by the weight of the pooled blocks, in proportion to the stretches that they share."""
+    q, k, v = qkv
+    qr, kr = reference.rotate(q), reference.rotate(k)
+    T, group = reference.T, 2
+    starts = range(0, T - compress + 1, stride)
+    pooled = [
+        [torch.stack([x[0, g, s : s + compress].mean(0) for s in starts]) for x in (kr, v)]
+        for g in range(reference.HKV)
+    ]
+
+    def weights(h: int, g: int, t: int) -> Tensor:
+        there = [c for c, s in enumerate(starts) if s + compress <= t + 1]
+        return (pooled[g][0][there] @ qr[0, h, t] * reference.SCALE).softmax(0)
+
+    def selected_blocks(g: int, t: int) -> set[int]:
+        importance = torch.zeros(T // block + 1)
+        for h in range(g * group, (g + 1) * group):
+            for c, weight in enumerate(weights(h, g, t)):
+                for stretch in range(starts[c], starts[c] + compress, stride):
+                    importance[stretch // block] += weight
+        own = t // block
+        always = {0, own, max(0, own - 1)}
+        others = sorted(set(range(own)) - always, key=lambda i: -importance[i])
+        return {*always, *others[: 4 - len(always)]}
+
+    def output(h: int, g: int, t: int) -> Tensor:
+        weight = weights(h, g, t)
+        compressed = weight @ pooled[g][1][: len(weight)]
+        blocks = selected_blocks(g, t)
+        near, chosen = (
+            [s for s in range(t + 1) if keep(s)] for keep in (lambda s: s > t - 13, lambda s: s // block in blocks)
+        )
+        branches = [reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen]) for seen in (near, chosen)]
+        return (compressed + sum(branches)) / 3
+
+    got = reference.run(Nsa(compress, stride, block, 4, 13), q, k, v, chunks)
+    torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
+
+
+def test_untrained_parameters_pool_by_the_mean_and_gate_equally(reference, qkv, chunks: list[int]) -> None:
+    method = Nsa(8, 4, 8, 4, 13)
+    layer = replace(reference.layer, params=method.module(reference.layer))
+    with torch.no_grad():
+        got, expected = (reference.run(method, *qkv, chunks, at) for at in (layer, reference.layer))
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(("branch", "same"), [(1, Dense()), (2, Window(13))], ids=["selected", "window"])
+def test_a_gate_opens_its_branch_alone(reference, qkv, chunks: list[int], branch: int, same) -> None:
+    """All blocks selected are dense attention; the window is a window."""
+    method = Nsa(8, 4, 8, 12, 13)
+    params = method.module(reference.layer)
+    with torch.no_grad():
+        params.bias.fill_(-100.0)
+        params.bias[:, branch] = 100.0
+        got = reference.run(method, *qkv, chunks, replace(reference.layer, params=params))
+        expected = reference.run(same, *qkv, chunks)
+    torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-5)
+
+
+def test_every_parameter_learns(reference, qkv) -> None:
+    """Gates and pooling get a gradient; the MLP's first layer once its last is not zero."""
+    method = Nsa(8, 4, 8, 4, 13)
+    params = method.module(reference.layer)
+    for pooling in (params.keys, params.values):
+        for parameter in pooling.mlp[2].parameters():
+            torch.nn.init.normal_(parameter)
+    layer = replace(reference.layer, params=params)
+    reference.run(method, *qkv, [reference.PROMPT, 20], layer).square().sum().backward()
+    for name, parameter in params.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_nsa_reads_pooled_and_selected_blocks_and_the_window(reference) -> None:
+    """After 1,003 tokens: 249 pooled blocks, 3 full blocks of 8 and 3 tokens of the own, and a window of 20."""
+    footprint, token = Nsa(8, 4, 8, 4, 20).footprint(reference.layer, 1, 1000, 3), reference.layer.kv_bytes
+    assert (footprint.held.payload, footprint.read) == ((1003 + 249) * token, (249 + 27 + 20) * token)
+
+
 def test_bad_values_say_what_to_change() -> None:
+    with pytest.raises(
+        ValueError, match=r"compress 30 and block 64 must be multiples of stride 16.*set method\.compress"
+    ):
+        Nsa(compress=30)
+    with pytest.raises(ValueError, match=r"set method\.topk to at least 3"):
+        Nsa(topk=2)
     with pytest.raises(ValueError, match="set both to at least 1"):
         Moba(topk=0)
