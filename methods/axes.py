@@ -366,6 +366,11 @@ class Positions:
         return self
 
 
+def as_stored(keys: Tensor, slot: int) -> Tensor:
+    """The `KeysAt` of positions that leave stored keys as they are; a store that sees it need not decode them."""
+    return keys
+
+
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Slots `index` [B, Hkv, m] of x [B, Hkv, n, D]."""
     return x.gather(2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))

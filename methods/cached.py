@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge, needs_grad
 from kvfrontier.methods.attend.eager import logits
-from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, gather
+from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, as_stored, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import build_component, component, register
@@ -169,7 +169,7 @@ class Cached(Method):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
         q_pre, k_pre = step.pre() if self.unrotated else (None, None)
-        T, a = q.shape[2], 0
+        T, a, moving = q.shape[2], 0, self.selection.when in ("order", "stream")
         if layer.source is not None:
             return self._piece(q, None, None, None, None, state, layer, step)
         outputs = []
@@ -177,8 +177,10 @@ class Cached(Method):
             n = self.store.n(state.store)
             room = self.positions.room(self.memory.slots() + n, self.selection, layer)
             b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen), room))
-            if self.selection.views and step.phase == "decode":
-                b = a + 1  # every decoded query reads slots of its own
+            # Every decoded query reads slots of its own, or codes as they are at its turn.
+            alone = self.selection.views or (self.positions.splits and not self.store.exact)
+            if alone and step.phase == "decode":
+                b = a + 1
             if a == 0 and b == T:
                 return self._piece(q, k, v, q_pre, k_pre, state, layer, step)
             piece = (None if x is None else x[:, :, a:b] for x in (q, k, v, q_pre, k_pre))
@@ -265,7 +267,7 @@ class Cached(Method):
         parts: list[Part] = []
         for span, at in views:
             placed = self._placed(q, q_pre, S, layer, step, at, span.capped)
-            keys = functools.partial(keys_at, at=at)
+            keys = as_stored if type(at).keys is Positions.keys else functools.partial(keys_at, at=at)
             parts += self.store.attend(state.store, placed, span, keys, layer, attend, not one_part)
         read = None
         if self.memory.join:
