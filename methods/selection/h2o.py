@@ -12,7 +12,7 @@ over the tokens still there: what was dropped gets none, and takes its mass with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class H2OSelection(StreamSelection):
     """`budget` tokens in each head, the newest `recent` among them."""
 
     recent: int = 128
+
+    query_sensitive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ the layer, so that all heads keep the same tokens. Nothing is favoured for its a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class LastWeights(State):
 @dataclass(frozen=True)
 class TOVASelection(StreamSelection):
     """`budget` tokens in each layer, the same in all its heads."""
+
+    query_sensitive: ClassVar[bool] = True
 
     def init(self, layer: Layer, batch: int) -> LastWeights:
         return LastWeights(Buf.empty(batch, 0, dim=1, exact=True, dtype=torch.float32, device=layer.device))

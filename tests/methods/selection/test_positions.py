@@ -10,9 +10,11 @@ import torch
 from kvfrontier.methods import Cached, Step
 from kvfrontier.methods.axes import Selection
 from kvfrontier.methods.positions.in_cache import InCachePositions
+from kvfrontier.methods.selection.expected_attention import ExpectedAttentionSelection
 from kvfrontier.methods.selection.h2o import H2OSelection
 from kvfrontier.methods.selection.key_norm import KeyNormSelection
 from kvfrontier.methods.selection.keydiff import KeyDiffSelection
+from kvfrontier.methods.selection.pyramidkv import PyramidKVSelection
 from kvfrontier.methods.selection.random import RandomSelection
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
 from kvfrontier.methods.selection.tova import TOVASelection
@@ -24,6 +26,8 @@ SELECTIONS = [
     KeyNormSelection(24),
     KeyDiffSelection(24),
     RandomSelection(24),
+    PyramidKVSelection(budget=24, window=8, kernel=3),
+    ExpectedAttentionSelection(24, future=16),
 ]
 
 
