@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Attend, Part
 from kvfrontier.methods.axes import KeysAt, Span, Store, gather
@@ -24,6 +24,7 @@ from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import register
+from kvfrontier.methods.sharing.inner import of_inner
 from kvfrontier.methods.state import Buf, State
 from kvfrontier.methods.stores.dense import buffer_footprint
 
@@ -119,26 +120,23 @@ class MlaState(State):
     new: Tensor | None = None
 
 
-def _of_inner(flag: str) -> Any:
-    return property(lambda self: getattr(self.inner, flag))
-
-
 @dataclass(frozen=True)
 class Mla(Method):
     """`inner` in the space of the latents."""
 
     inner: Cached = field(default_factory=lambda: Cached(store=LatentStore()))
 
-    chunk_invariant: ClassVar[bool] = _of_inner("chunk_invariant")
-    decode_equals_prefill: ClassVar[bool] = _of_inner("decode_equals_prefill")
-    differentiable: ClassVar[bool] = _of_inner("differentiable")
-    bounded: ClassVar[bool] = _of_inner("bounded")
-    query_sensitive: ClassVar[bool] = _of_inner("query_sensitive")
-    simulated: ClassVar[bool] = _of_inner("simulated")
-    needs_training: ClassVar[bool] = _of_inner("needs_training")
-    unrotated: ClassVar[bool] = _of_inner("unrotated")
-    any_length: ClassVar[bool] = _of_inner("any_length")
-    knob: ClassVar[str | None] = _of_inner("knob")
+    chunk_invariant: ClassVar[bool] = of_inner("chunk_invariant")
+    decode_equals_prefill: ClassVar[bool] = of_inner("decode_equals_prefill")
+    differentiable: ClassVar[bool] = of_inner("differentiable")
+    bounded: ClassVar[bool] = of_inner("bounded")
+    query_sensitive: ClassVar[bool] = of_inner("query_sensitive")
+    simulated: ClassVar[bool] = of_inner("simulated")
+    needs_training: ClassVar[bool] = of_inner("needs_training")
+    unrotated: ClassVar[bool] = of_inner("unrotated")
+    any_length: ClassVar[bool] = of_inner("any_length")
+    knob: ClassVar[str | None] = of_inner("knob")
+    knob_step: ClassVar[int] = of_inner("knob_step")
 
     @property
     def _expands(self) -> bool:
@@ -149,6 +147,9 @@ class Mla(Method):
         assert layer.latent is not None
         return layer if self._expands else replace(layer, hkv=1, d=sum(layer.latent), dv=layer.latent[0])
 
+    def reach(self, trained: int) -> float:
+        return self.inner.reach(trained)
+
     def validate(self, layer: Layer) -> None:
         if layer.latent is None:
             raise ValueError(
@@ -156,6 +157,9 @@ class Mla(Method):
                 "multi-head latent attention (DeepSeek), or method=dense"
             )
         self.inner.validate(self._space(layer))
+
+    def module(self, layer: Layer) -> nn.Module | None:
+        return self.inner.module(self._space(layer))
 
     def init_state(self, layer: Layer, batch: int) -> MlaState:
         return MlaState(self.inner.init_state(self._space(layer), batch))
