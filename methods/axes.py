@@ -271,6 +271,8 @@ class Memory:
     #: Keys must reach it before RoPE: it has no positions.
     wants_unrotated: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
+    #: What leaves by scores goes into the tokens that stay (`merge`); it holds nothing beside them.
+    merges: ClassVar[bool] = False
 
     def check(self, selection: Selection) -> None:
         """Raise ValueError, with what to change, where it cannot take what this selection lets leave."""
@@ -304,6 +306,10 @@ class Memory:
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
         """("gate") The output from what softmax and memory gave."""
+        raise NotImplementedError
+
+    def merge(self, k: Tensor, v: Tensor, gone_k: Tensor, gone_v: Tensor) -> tuple[Tensor, Tensor]:
+        """(`merges`) What stays, k [B, Hkv, m, D] as stored, after gone_k [B, Hkv, n, D] went into it."""
         raise NotImplementedError
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:

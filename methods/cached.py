@@ -363,7 +363,12 @@ class Cached(Method):
         keep, gone = self.selection.choose(self.selection.scores(state.selection, keys, v, layer), m)
         if self.memory.join:
             self._absorb(state, layer, gather(k, gone), gather(v, gone))
-        self.store.take(state.store, keep)
+        if self.memory.merges:
+            merged = self.memory.merge(gather(k, keep), gather(v, keep), gather(k, gone), gather(v, gone))
+            self.store.drop(state.store, 0, n)
+            self.store.append(state.store, *merged)
+        else:
+            self.store.take(state.store, keep)
         if self.selection.when == "stream":
             self.selection.took(state.selection, keep)
 
