@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,22 @@ class Step:
         return self.unrotated()
 
 
+class Run(Protocol):
+    """One forward of the model, as a method that drives it may ask for it.
+
+    phase   of the call that is driven
+    keep    how many last positions' logits the call asks for
+    """
+
+    phase: Phase
+    keep: int
+
+    def __call__(self, ids: Tensor | None = None, **options: Any) -> Tensor:
+        """Logits [B, keep, V] of ids [B, T]. Options are those of `Session.run`: embeds, positions, fresh, keep, phase,
+        hidden."""
+        ...
+
+
 @dataclass(frozen=True)
 class Method:
     """Base of every method: declared properties with their usual values, and hooks with their usual behaviour.
@@ -106,8 +122,8 @@ class Method:
     unrotated: ClassVar[bool] = False
     #: No query meets a key from further away than the state is long, so a text may outrun the model's positions.
     any_length: ClassVar[bool] = False
-    #: The hyper-parameter that a budget solves for, or None; and in which steps it goes. In steps of one the state grows
-    #: with it; a larger step says that it need not.
+    #: The hyper-parameter that a budget solves for, or None; and in which steps it goes. In steps of one the state
+    #: grows with it; a larger step says that it need not.
     knob: ClassVar[str | None] = None
     knob_step: ClassVar[int] = 1
 
@@ -160,11 +176,11 @@ class Method:
     def prefetch(self, state: Any, layer: Layer) -> None:
         """Called before the previous layer attends: start to move the host part of this layer's state."""
 
-    def second_pass(self, run: Callable[..., Tensor], session: Session) -> None:
+    def second_pass(self, run: Run, session: Session) -> None:
         """The prompt has ended and no layer is sealed yet: what must be read again for it (KVzip). `run` as for
         `drive`; with phase "score" its tokens are not remembered."""
 
-    def drive(self, run: Callable[..., Tensor], ids: Tensor, session: Session) -> Tensor:
+    def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
         """One call of the session, in the method's own order. `run(ids)` does one forward of the model and returns
         its logits; the usual behaviour is just that. Segments, memory tokens and second passes override it."""
         return run(ids)

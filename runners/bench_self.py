@@ -1,4 +1,5 @@
-"""The benchmark of the benchmark: our dense attention beside transformers' own, and what bounded state is worth.
+"""The benchmark of the benchmark: our caches beside transformers' own, dense and quantized, and what bounded state is
+worth.
 
 Everything is measured side by side in one run, on random weights of the embedded model's shape. Timings are
 interleaved, one of ours and one of theirs, and given as ratios: a machine's drift falls on both.
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM, QuantizedCache
 
 from kvfrontier import methods
 from kvfrontier.runners import environment
@@ -47,12 +50,13 @@ class Row(BaseModel):
 
 
 class Benchmark(BaseModel):
-    """All rows of one run, and where it ran."""
+    """All rows of one run, what could not be measured, and where it ran."""
 
     environment: Environment
     context: int
     threads: int
     rows: list[Row]
+    left_out: list[str] = []
 
 
 def run(context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30) -> Benchmark:
@@ -62,11 +66,20 @@ def run(context: int, pairs: int, device: str, say: Callable[[str], None], layer
         raise UsageError(f"{pairs} pairs are too few for quartiles that mean something; give at least 7")
     model = _model(context, device, layers)
     with torch.no_grad():
-        rows = [_decode(model, context, pairs, say), _prefill(model, context, pairs, say), *_peaks(model, context, say)]
-        rows += _flat(model, context, say)
+        rows = [_decode(model, context, pairs, say)]
+        if device == "cpu" and torch.get_num_threads() > 1:
+            with _one_thread():
+                rows.append(_decode(model, context, pairs, say))
+        rows += [_prefill(model, context, pairs, say), *_peaks(model, context, say), *_flat(model, context, say)]
+        left_out = []
+        if importlib.util.find_spec("hqq"):
+            rows += [_quantized(model, bits, context, pairs, say) for bits in (8, 4, 2)]
+        else:
+            left_out.append("int8, int4 and int2 against QuantizedCache: hqq is not installed (kvfrontier[peers])")
     return Benchmark(
-        environment=environment.describe(device), context=context, threads=torch.get_num_threads(), rows=rows
-    )
+        environment=environment.describe(device), context=context, threads=torch.get_num_threads(), rows=rows,
+        left_out=left_out,
+    )  # fmt: skip
 
 
 def _model(context: int, device: str, layers: int) -> LlamaForCausalLM:
@@ -82,15 +95,15 @@ def _model(context: int, device: str, layers: int) -> LlamaForCausalLM:
     return model
 
 
-def _stock(model: LlamaForCausalLM) -> tuple[LlamaForCausalLM, DynamicCache]:
-    """The same weights under transformers' own attention, and an empty cache of its own."""
+def _stock(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights under transformers' own attention."""
     with torch.device("meta"):
         stock = LlamaForCausalLM(copy.deepcopy(model.config))
     stock.load_state_dict(model.state_dict(), assign=True)
     stock.model.rotary_emb = model.model.rotary_emb
     stock.tie_weights()
     stock.set_attn_implementation("sdpa")
-    return stock.eval().requires_grad_(False), DynamicCache(config=stock.config)
+    return stock.eval().requires_grad_(False)
 
 
 def _ids(model: LlamaForCausalLM, n: int) -> Tensor:
@@ -112,26 +125,55 @@ def _ratio(claim: str, goal: float, ours: list[float], theirs: list[float]) -> R
     return Row(claim=claim, value=pairs.median, q1=pairs.q1, q3=pairs.q3, n=pairs.n, goal=goal, absolute=absolute)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _decode(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[str], None]) -> Row:
-    """One token after `context`, each side with its own cache of the same length."""
+    threads = f", {torch.get_num_threads()} threads" if model.device.type == "cpu" else ""
+    claim = f"decode at {context} tokens, dense against DynamicCache with sdpa{threads}"
+    return _steps(claim, 0.85, model, methods.Dense(), DynamicCache(config=model.config), context, pairs, say)
+
+
+def _quantized(model: LlamaForCausalLM, bits: int, context: int, pairs: int, say: Callable[[str], None]) -> Row:
+    """Both per token in groups of 64, the newest 128 tokens in full."""
+    cache = QuantizedCache(
+        "hqq", model.config, nbits=bits, axis_key=1, axis_value=1, q_group_size=HEAD_DIM, residual_length=128
+    )
+    method = methods.build({"name": f"int{bits}", "group": HEAD_DIM, "residual": 128})
+    claim = f"decode at {context} tokens, int{bits} against QuantizedCache with hqq at {bits} bits"
+    return _steps(claim, 1.0, model, method, cache, context, pairs, say)
+
+
+def _steps(
+    claim: str, goal: float, model: LlamaForCausalLM, method: methods.Method, cache: Cache, context: int, pairs: int,
+    say: Callable[[str], None],
+) -> Row:  # fmt: skip
+    """One token after `context`, each side with its own cache of the same text."""
     token, layers = _ids(model, 1), model.config.num_hidden_layers
     shape = (1, KV_HEADS, context, HEAD_DIM)
     prefix = [(torch.randn(shape, device=model.device), torch.randn(shape, device=model.device)) for _ in range(layers)]
-    theirs_model, cache = _stock(model)
+    theirs_model = _stock(model)
     for index, (k, v) in enumerate(prefix):
         cache.update(k, v, index)
     ours, theirs = [], []
-    with Session(model, methods.Dense()) as session:
+    with Session(model, method) as session:
         session.adopt(prefix, torch.zeros(1, model.config.vocab_size, device=model.device))
         del prefix
         for pair in range(pairs * 5 + 2):
-            say(f"decode {pair + 1}/{pairs * 5 + 2}")
+            say(f"{claim}: {pair + 1}/{pairs * 5 + 2}")
             mine = _seconds(lambda: session.decode(token), model.device)
             other = _seconds(lambda: theirs_model(token, past_key_values=cache), model.device)
             if pair >= 2:
                 ours.append(mine)
                 theirs.append(other)
-    return _ratio(f"decode at {context} tokens, dense against DynamicCache with sdpa", 0.85, ours, theirs)
+    return _ratio(claim, goal, ours, theirs)
 
 
 def _prefill(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[str], None]) -> Row:
@@ -141,7 +183,7 @@ def _prefill(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[s
         say(f"prefill {pair + 1}/{pairs + 1}")
         with Session(model, methods.Dense()) as session:
             mine = _seconds(lambda: session.prefill(ids), model.device)
-        stock, cache = _stock(model)
+        stock, cache = _stock(model), DynamicCache(config=model.config)
         other = _seconds(functools.partial(stock, ids, past_key_values=cache, logits_to_keep=1), model.device)
         if pair:
             ours.append(mine)
@@ -212,5 +254,6 @@ def write(benchmark: Benchmark, folder: Path) -> list[Path]:
         spread = "" if row.q1 is None else f" ({row.q1:.2f} to {row.q3:.2f}, n={row.n})"
         reached = "yes" if row.holds else "no"
         lines.append(f"| {row.claim} | {row.value:.3f}{spread} | {row.goal:.2f} | {reached} | {row.absolute} |")
+    lines += ["", *(f"Left out: {reason}." for reason in benchmark.left_out)] if benchmark.left_out else []
     page.write_text("\n".join(lines) + "\n")
     return [data, page]

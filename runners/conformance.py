@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from kvfrontier.methods import Dense, Layer, Method, Step
+from kvfrontier.methods import Dense, Layer, Method, PerLayer, Step
 from kvfrontier.methods.contract import Phase
 from kvfrontier.runners.session import Session
 
@@ -91,7 +91,8 @@ def _untrained(latents: bool) -> Any:
 
 def takes_latents(method: Method) -> bool:
     """It serves models that cache latents, and is run on one."""
-    return type(method).latent is not Method.latent
+    serving = method.methods if isinstance(method, PerLayer) else [method]
+    return all(type(one).latent is not Method.latent for one in serving)
 
 
 def model_for(method: Method, dtype: torch.dtype = torch.float32) -> Any:

@@ -12,9 +12,8 @@ Inside the `with` the model's attention is the method's; outside it the model is
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +29,18 @@ from kvfrontier.runners.rows import PerRow, left_pads
 
 #: Tokens that `forced` feeds in one call where the method does not mind.
 FORCED_STEP = 64
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a method's `drive` is given (contract.Run)."""
+
+    session: Session
+    phase: Phase
+    keep: int
+
+    def __call__(self, ids: Tensor | None = None, **options: Any) -> Tensor:
+        return self.session.run(ids, **{"phase": self.phase, "keep": self.keep, **options})
 
 
 class Session:
@@ -190,6 +201,11 @@ class Session:
         return self._prompt + self._new
 
     @property
+    def pads(self) -> tuple[int, ...] | None:
+        """Left padding of each row of the text in tokens, or None where there is none."""
+        return self._pads
+
+    @property
     def new_tokens(self) -> int:
         """Tokens decoded since the prompt."""
         return self._new
@@ -274,7 +290,7 @@ class Session:
 
     def _seal(self) -> None:
         with torch.set_grad_enabled(self.grad):
-            self.method.second_pass(self.run, self)
+            self.method.second_pass(_Run(self, "score", 1), self)
             for layer, method, state in zip(self.layers, self._serving, self.states, strict=True):
                 if layer.source is None:
                     method.seal(state, layer)
@@ -374,8 +390,7 @@ class Session:
 
         def act() -> Tensor:
             with torch.set_grad_enabled(self.grad):
-                run = functools.partial(self.run, phase=phase, keep=T if keep is None else keep)
-                return self.method.drive(run, ids, self)
+                return self.method.drive(_Run(self, phase, T if keep is None else keep), ids, self)
 
         logits = self._guard(act)
         if phase == "prefill":
@@ -413,6 +428,7 @@ class Session:
         phase: Phase = "prefill",
         keep: int | None = 1,
         fresh: bool = False,
+        skipped: int = 0,
         embeds: Tensor | None = None,
         positions: Tensor | None = None,
         hidden: bool = False,
@@ -420,8 +436,9 @@ class Session:
         """One forward of the model; what a method's `drive` is given.
 
         ids [B, T], or embeds [B, T, hidden_size]. keep: logits of how many last positions (None: all). fresh: this is
-        the text from its beginning, so positions start at 0 and a hybrid's states are emptied. positions [B, T]: others
-        than the next. phase "score": the tokens are not remembered. hidden: the last hidden states, not logits.
+        the text from its beginning, or all but its first `skipped` columns, so positions start at 0 and a hybrid's
+        states are emptied. positions [B, T]: others than the next. phase "score": the tokens are not remembered.
+        hidden: the last hidden states, not logits.
         """
         bridge, cache = self.bridge, self._cache
         assert cache is not None
@@ -433,13 +450,14 @@ class Session:
         if positions is None:
             positions = torch.arange(start, start + T, device=bridge.layers[0].device)[None].expand(B, -1)
             if self._pads is not None:
-                positions = (positions - positions.new_tensor(self._pads)[:, None]).clamp(min=0)
+                pads = (positions.new_tensor(self._pads) - skipped).clamp(min=0)
+                positions = (positions - pads[:, None]).clamp(min=0)
         mask = None
         if self._pads is not None and bridge.recurrent:
             pads = positions.new_tensor(self._pads)
             mask = (torch.arange(start + T, device=positions.device)[None] >= pads[:, None]).long()
         saved = cache.save() if phase == "score" else None
-        self._phase, self._step = phase, (positions, start)
+        self._phase, self._step = phase, (positions, start + skipped)
         logits = bridge.forward(
             self, cache, positions, ids=ids, embeds=embeds, attention_mask=mask, keep=keep, hidden=hidden
         )

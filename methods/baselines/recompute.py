@@ -1,17 +1,16 @@
-"""No cache at all: the whole text is run again for every token. What caching replaced, and the denominator of
-StreamingLLM's speed-up."""
+"""No cache at all: the text, or its newest window, is run again for every token. What caching replaced; with a window,
+what StreamingLLM's speed-up is measured against (Xiao et al. 2023, arXiv:2309.17453, section 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import add_sink_logits, choose, needs_grad
-from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.state import Buf, State
@@ -43,7 +42,7 @@ class Recompute(Method):
     def init_sequence(self, batch: int, device: torch.device | str) -> Tokens:
         return Tokens(Buf.empty(batch, 0, dim=1, exact=True, dtype=torch.int64, device=device))
 
-    def drive(self, run: Callable[..., Tensor], ids: Tensor, session: Session) -> Tensor:
+    def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
         tokens: Any = session.sequence_state
         tokens.ids.append(ids)
         return run(tokens.ids.view(), fresh=True)
@@ -62,3 +61,45 @@ class Recompute(Method):
 
     def lossless(self, n: int) -> Recompute:
         return self
+
+
+@register(
+    "window_recompute",
+    family="baseline",
+    paper="Xiao et al. 2023, arXiv:2309.17453, section 3.1",
+    cost="the newest token ids: 8 min(T, w) bytes, for all layers together",
+    tags=("fixed", "external", "lossy", "per sequence"),
+)
+@dataclass(frozen=True)
+class WindowRecompute(Recompute):
+    """No cache, and no more than the newest `window` tokens: they are run again for every token, as a text of their
+    own."""
+
+    window: int = 256
+
+    bounded: ClassVar[bool] = True
+    any_length: ClassVar[bool] = True
+    knob: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window {self.window} holds no token; set method.window to at least 1")
+
+    def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
+        tokens: Any = session.sequence_state
+        seen, text = session.n_tokens, torch.cat([tokens.ids.view(), ids], 1)
+        logits = []
+        # Every token whose logits are asked for ends a window of its own.
+        for end in range(text.shape[1] - run.keep + 1, text.shape[1] + 1):
+            begin = max(0, end - self.window)
+            skipped = seen + ids.shape[1] - text.shape[1] + begin
+            logits.append(run(text[:, begin:end], fresh=True, skipped=skipped, keep=1))
+        tokens.ids.set(text[:, -self.window :])
+        return torch.cat(logits, 1)
+
+    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        n = min(prompt + new, self.window) * torch.int64.itemsize
+        return Footprint.of(batch * n, read=n)
+
+    def lossless(self, n: int) -> WindowRecompute:
+        return replace(self, window=n)
