@@ -128,7 +128,7 @@ class Selection:
         """(`views`) Slots [B, Hkv, m], ascending, that one decoded query [B, Hq, 1, D] reads of n; None: all."""
         return None
 
-    def viewed(self, n: int) -> int:
+    def viewed(self, n: int, layer: Layer) -> int:
         """(`views`) How many of n slots one decoded query reads."""
         return n
 
@@ -271,6 +271,7 @@ class Memory:
     #: Keys must reach it before RoPE: it has no positions.
     wants_unrotated: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
+    bounded: ClassVar[bool] = True
     #: What leaves by scores goes into the tokens that stay (`merge`); it holds nothing beside them.
     merges: ClassVar[bool] = False
 
@@ -287,6 +288,14 @@ class Memory:
     def slots(self) -> int:
         """Slots it occupies in front of the store, for positions in the cache."""
         return 0
+
+    def room(self, state: Any) -> int:
+        """How many tokens may leave before its past changes."""
+        return ENDLESS
+
+    def observe(self, state: Any, q: Tensor, layer: Layer) -> None:
+        """See the queries [B, Hq, T, D] of a piece whose tokens stay, rotated where stored keys are, before anything
+        leaves."""
 
     def encode(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """What it absorbs of tokens that leave, k [B, Hkv, n, D] as stored: themselves, unless learned parts make

@@ -96,7 +96,7 @@ class Cached(Method):
     # Declared properties follow from the axes.
     @property
     def decode_equals_prefill(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.when != "seal" and self.store.exact
+        return self.selection.when != "seal" and self.store.exact and not self.selection.views
 
     @property
     def differentiable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -104,7 +104,7 @@ class Cached(Method):
 
     @property
     def bounded(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.bounded
+        return self.selection.bounded and self.memory.bounded
 
     @property
     def query_sensitive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -123,7 +123,7 @@ class Cached(Method):
 
     @property
     def shareable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.when == "never" and type(self.store) is DenseStore
+        return self.selection.when == "never" and type(self.store) is DenseStore and not self.selection.views
 
     @property
     def unrotated(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -176,7 +176,8 @@ class Cached(Method):
         while a < T:
             n = self.store.n(state.store)
             room = self.positions.room(self.memory.slots() + n, self.selection, layer)
-            b = min(T, a + min(self.store.room(state.store), self.selection.room(state.seen), room))
+            room = min(room, self.store.room(state.store), self.memory.room(state.memory))
+            b = min(T, a + min(room, self.selection.room(state.seen)))
             # Every decoded query reads slots of its own, or codes as they are at its turn.
             alone = self.selection.views or (self.positions.splits and not self.store.exact)
             if alone and step.phase == "decode":
@@ -203,6 +204,8 @@ class Cached(Method):
         T = q.shape[2]
         if k is not None and v is not None:
             self.store.append(state.store, self.positions.stored(k, k_pre, step.pos, layer), v)
+            if step.phase != "score":
+                self.memory.observe(state.memory, q_pre if self.positions.at_use and q_pre is not None else q, layer)
         S = self.store.n(state.store) - T
         leaving = self.selection.left(S, T) if k is not None else (0, 0)
         if T == 1 and self.selection.rolling and step.phase != "score":
@@ -340,7 +343,8 @@ class Cached(Method):
         self.memory.absorb(state.memory, *self.memory.encode(k, v, layer))
 
     def prefetch(self, state: Any, layer: Layer) -> None:
-        self.store.prefetch(state.store)
+        if not (self.selection.views and state.sealed):  # which of them a query reads is not known before it
+            self.store.prefetch(state.store)
 
     def seal(self, state: Any, layer: Layer) -> None:
         if state.sealed:
@@ -382,6 +386,7 @@ class Cached(Method):
                 raise AssertionError("only queries are adopted")
 
             self.selection.observe(state.selection, Call(queries, "prefill", unseen, unseen), layer)
+        self.store.settle(state.store)
         state.seen = n = k.shape[2]
         self.selection.remember(state.selection, n, lambda begin, end: k[:, :, begin:end])
 
@@ -389,7 +394,7 @@ class Cached(Method):
         slots = self.selection.slots(prompt, new, sealed, layer)
         stored = self.store.footprint(layer, batch, slots, sealed, self.bounded)
         if self.selection.views:
-            seen = self.store.footprint(layer, batch, self.selection.viewed(slots), sealed, self.bounded)
+            seen = self.store.footprint(layer, batch, self.selection.viewed(slots, layer), sealed, self.bounded)
             stored = replace(stored, read=seen.read)
         return (
             stored
