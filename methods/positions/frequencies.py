@@ -1,5 +1,5 @@
-"""What stretched positions share. RoPE turns pair i of a query or key by position x frequency i; a model stretched over a
-longer text turns it slower. Keys keep the true positions at which they were stored, whatever leaves around them."""
+"""What stretched positions share. RoPE turns pair i of a query or key by position x frequency i; a model stretched over
+a longer text turns it slower. Keys keep the true positions at which they were stored, whatever leaves around them."""
 
 from __future__ import annotations
 

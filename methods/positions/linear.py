@@ -1,6 +1,6 @@
 """Linear interpolation (Chen et al. 2023, arXiv:2306.15595, equation 3): a text `factor` times too long is pressed into
-the positions that the model knows. Token m stands at m / factor; every distance shrinks, the small ones too, which is why
-the paper fine-tunes for a thousand steps."""
+the positions that the model knows. Token m stands at m / factor. The small distances shrink too, which is why the paper
+fine-tunes for a thousand steps."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@ with the text, so that the slowest pair just covers it and the fastest turns as 
 
     s = max(1, factor L / trained - (factor - 1)),   base' = base s^(d / (d - 2)),
 
-L being the current length: up to the trained length nothing changes. Keys are kept before RoPE and rotated when they are
-attended, so that all agree with the query on one base; a cache of rotated keys mixes the bases of many lengths. L grows
-in steps counted from the trained length, each step's queries looking back from its end.
+L being the current length: up to the trained length nothing changes. Keys are kept before RoPE and rotated when they
+are attended, so that all agree with the query on one base; a cache of rotated keys mixes the bases of many lengths. L
+grows in steps counted from the trained length, and each query takes the end of its step for L.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """YaRN (Peng et al. 2023, arXiv:2309.00071): each pair is stretched by what it has learned. A pair that turned often in
-the trained length tells near distances and stays as it is; one that never went round is interpolated; a ramp lies between
-(section 3.2, "NTK-by-parts"):
+the trained length tells near distances and stays as it is; one that never went round is interpolated; a ramp lies
+between (section 3.2, "NTK-by-parts"):
 
     f_i' = (1 - g_i) f_i + g_i f_i / factor,   g_i = 0 up to `beta_fast` turns, 1 below `beta_slow`
 
