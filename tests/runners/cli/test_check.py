@@ -1,6 +1,17 @@
 """`kvfrontier check` on a class outside the project."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+
+from kvfrontier.runners.record import load_records
+
+QUICK = [
+    "model=tiny", "task=needle", "task.samples=1", "meter.decode_tokens=2", "meter.repetitions=1", "meter.warmups=0",
+    "tracker=none",
+]  # fmt: skip
 
 THEIRS = """
 from dataclasses import dataclass, replace
@@ -69,3 +80,38 @@ def test_what_cannot_be_checked_says_why(kvfrontier, theirs, args, message):
     answer = kvfrontier("check", *(arg.replace("{theirs}", theirs) for arg in args))
     assert answer.code == 2
     assert message in answer.err
+
+
+PACKAGE = '''
+from kvfrontier.methods import Cached, register
+from kvfrontier.methods.selection.window import WindowSelection
+
+@register("halved", family="selection", cost="2 Hkv d min(T, w / 2) elements", tags=("fixed", "internal", "lossy"))
+def Halved(window: int = 64) -> Cached:
+    """Half a window."""
+    return Cached(WindowSelection(window // 2))
+'''
+
+
+def test_an_entry_point_brings_a_method_to_run_and_list(tmp_path):
+    (tmp_path / "their_package.py").write_text(PACKAGE)
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kvfrontier.methods]\nhalved = their_package:Halved\n")
+    script = (
+        "from kvfrontier.runners.cli import main\n"
+        "assert main(['list', 'methods', 'halved']) == 0\n"
+        "main(['run', 'method=halved', 'method.window=48', 'context=384', 'results=results', *QUICK])\n"
+    )
+    script = f"QUICK = {QUICK!r}\n" + script
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "Half a window." in ran.stdout
+    (record,) = load_records(tmp_path / "results")
+    assert record.cell.method == {"name": "halved", "window": 48}
+    assert record.status == "ok"
