@@ -179,7 +179,7 @@ class Cached(Method):
             room = min(room, self.store.room(state.store), self.memory.room(state.memory))
             b = min(T, a + min(room, self.selection.room(state.seen)))
             # Every decoded query reads slots of its own, or codes as they are at its turn.
-            alone = self.selection.views or (self.positions.splits and not self.store.exact)
+            alone = self.selection.views or (not self.store.exact and (moving or self.positions.splits))
             if alone and step.phase == "decode":
                 b = a + 1
             if a == 0 and b == T:
