@@ -28,6 +28,9 @@ from kvfrontier.methods.recurrent.blocks import (
     split_queries,
 )
 
+#: Weights that sum to less are not brought up to one: a gradient would blow up.
+LEAST_MASS = 1e-6
+
 
 def decayed(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Outputs [B, H, G, T, V] and the state after them.
@@ -41,10 +44,10 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None)
 
 def normalised(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The same with weights that sum to one: outputs, the mass [B, H, G, T] they were divided by, and the state
-    [B, H, F, V + 1], whose last column is the sum of keys (linear attention's z)."""
+    [B, H, F, V + 1], whose last column is the sum of keys (linear attention's z). A query without mass gets nothing."""
     out, S = decayed(q, k, F.pad(v, (0, 1), value=1.0), S, g)
     mass = out[..., -1]
-    return out[..., :-1] / mass.clamp(min=torch.finfo(mass.dtype).tiny).unsqueeze(-1), mass, S
+    return out[..., :-1] / mass.clamp(min=LEAST_MASS).unsqueeze(-1), mass, S
 
 
 def _span(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
