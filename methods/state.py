@@ -172,7 +172,11 @@ def measure(state: Any) -> Bytes:
     """
     needed: dict[tuple[int, bool], int] = {}
     allocated: dict[tuple[int, bool], int] = {}
+    seen: set[tuple[int, bool]] = set()
     for _, leaf, host in leaves(state):
+        if (id(leaf), host) in seen:  # a state that several layers share
+            continue
+        seen.add((id(leaf), host))
         tensor, used = (leaf.x, leaf.view()) if isinstance(leaf, Buf) else (leaf, leaf)
         storage = tensor.untyped_storage()
         key = (storage._cdata, host)

@@ -62,6 +62,12 @@ def test_storage_is_counted_once_and_its_unused_part_is_slack() -> None:
     assert measure(Pair(Foreign({"conv": torch.zeros(5)}))) == Bytes(device=20)
 
 
+def test_a_state_that_layers_share_counts_once_with_its_slack() -> None:
+    buf = Buf.empty(1, 1, 0, 4)
+    buf.append(torch.ones(1, 1, 17, 4))
+    assert measure([buf, buf]) == measure(buf) == Bytes(device=17 * 16, device_slack=16)
+
+
 def test_nothing_can_hide() -> None:
     with pytest.raises(TypeError, match="may not live in a state"):
         measure(Pair(lambda: torch.zeros(3)))
