@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,15 +58,9 @@ def error(model: Any, method: Method, ids: Tensor, expected: Tensor, chunk: int 
 
 
 @pytest.fixture(scope="session")
-def text() -> Any:
+def text() -> SimpleNamespace:
     """The functions above."""
-
-    class Text:
-        PROMPT, TOTAL = PROMPT, TOTAL
-
-    for fn in (made, tokens, own, logits, error):
-        setattr(Text, fn.__name__, staticmethod(fn))
-    return Text
+    return SimpleNamespace(PROMPT=PROMPT, TOTAL=TOTAL, made=made, tokens=tokens, own=own, logits=logits, error=error)
 
 
 @pytest.fixture(scope="session")
