@@ -2,108 +2,139 @@
 matrix for all segments before it. Equations 4 to 10, with s(x) = elu(x) + 1:
 
     read    A_mem = s(Q) M / (s(Q) z)
-    update  M += s(K)^T V,  z += sum s(k)           (after the segment)
-    mix     A = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_local
+    update  M += s(K)^T V,  z += sum s(k)                                (after the segment; "linear")
+            M += s(K)^T (V - s(K) M / (s(K) z)),  z += sum s(k)          ("delta": what is there already is not added)
+    mix     A = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_local        (beta: one a head, learned)
 
 The memory has no positions: keys and queries reach it before RoPE. While it is empty, the output is the local one.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Part
-from kvfrontier.methods.axes import KeysAt, Memory, Selection, When
+from kvfrontier.methods.axes import KeysAt, Memory, Selection
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
+from kvfrontier.methods.recurrent.decay import normalised
 from kvfrontier.methods.recurrent.matrix import Matrix, feature
-from kvfrontier.methods.registry import register
+from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.selection.block_window import segment as segments
+
+Update = Literal["linear", "delta"]
 
 
-@dataclass(frozen=True)
-class SegmentSelection(Selection):
-    """The tokens of the current segment; all leave when it is full."""
+class Gate(nn.Module):
+    """beta [Hq], from the same value in every head."""
 
-    segment: int
-
-    when: ClassVar[When] = "order"
-    bounded: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.segment < 1:
-            raise ValueError(f"segment {self.segment} holds no token; set method.segment to at least 1")
-
-    @property
-    def local(self) -> bool:
-        return True
-
-    def room(self, n: int) -> int:
-        return self.segment - n % self.segment
-
-    def left(self, S: int, T: int) -> tuple[int, int]:
-        return 0, S + T if self.segment == S + T else 0
-
-    def slots(self, prompt: int, new: int, sealed: bool, layer: Layer) -> int:
-        return (prompt + new) % self.segment
-
-    def lossless(self, n: int) -> SegmentSelection:
-        return replace(self, segment=n + 1)
+    def __init__(self, layer: Layer, beta: float) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.full((layer.hq,), beta))
 
 
+@component("memory", "infini")
 @dataclass(frozen=True)
 class InfiniMemory(Memory):
-    """`gate` is beta, the same in every head unless the trained track learns it."""
+    """A matrix for each head. `gate` is beta, or where the trained track's begins; `update` as above."""
 
     gate: float = 0.0
+    update: Update = "linear"
 
     join: ClassVar[Literal["softmax", "gate"] | None] = "gate"
     wants_unrotated: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
 
+    def check(self, selection: Selection) -> None:
+        if self.update == "delta" and selection.rolling:
+            raise ValueError(
+                f"the delta update reads the memory before a whole segment is added, and {type(selection).__name__} "
+                "lets single tokens leave; choose method.selection=segment, or method.memory.update=linear"
+            )
+
+    def module(self, layer: Layer) -> Gate:
+        return Gate(layer, self.gate)
+
     def init(self, layer: Layer, batch: int) -> Matrix:
         return Matrix.zeros(layer, batch, layer.d)
 
     def absorb(self, state: Any, k: Tensor, v: Tensor) -> None:
-        f = feature(k)
-        state.M = state.M + f.transpose(2, 3) @ v.float()
+        f, v = feature(k), v.float()
+        if self.update == "delta" and state.n:
+            v = v - f @ state.M / positive(f @ state.z.unsqueeze(-1))
+        state.M = state.M + f.transpose(2, 3) @ v
         state.z = state.z + f.sum(2)
         state.n += k.shape[2]
 
     def read(
         self, state: Any, q: Tensor, layer: Layer, k: Tensor, v: Tensor, counts: Tensor, keys_at: KeysAt
     ) -> Part | None:
-        if state.n == 0:
+        T, n = q.shape[2], k.shape[2]
+        if state.n + n == 0:
             return None
-        f = feature(q).unflatten(1, (layer.hkv, -1))
-        read = torch.einsum("bhgtd,bhde->bhgte", f, state.M)
-        mass = torch.einsum("bhgtd,bhd->bhgt", f, state.z)
-        return (read / mass.unsqueeze(-1)).flatten(1, 2).to(q.dtype), mass.flatten(1, 2)
+        f, S = feature(q).unflatten(1, (layer.hkv, -1)), torch.cat([state.M, state.z.unsqueeze(-1)], -1)
+        if n:
+            # Query t finds what left before it: the keys, moved behind T - n that weigh nothing.
+            keys, values = (F.pad(x, (0, 0, T - n, 0)) for x in (feature(k), v.float()))
+            out, mass, _ = normalised(f, keys, values, S)
+        else:
+            read = torch.einsum("bhgtd,bhde->bhgte", f, S)
+            out, mass = read[..., :-1] / positive(read[..., -1:]), read[..., -1]
+        return out.flatten(1, 2).to(q.dtype), mass.flatten(1, 2)
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
-        share = 1 / (1 + math.exp(-self.gate))
-        return (share * memory[0] + (1 - share) * part[0]).to(part[0].dtype), part[1]
+        (o, mass), gate = memory, cast("Gate | None", layer.params)
+        beta = o.new_tensor(self.gate) if gate is None else gate.beta.view(-1, 1)
+        share = (beta.float().sigmoid() * (mass > 0)).unsqueeze(-1)
+        return (share * o + (1 - share) * part[0]).to(part[0].dtype), part[1]
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         return Matrix.footprint(layer, batch, layer.d)
 
 
+def positive(mass: Tensor) -> Tensor:
+    """A sum of weights as a divisor, also where all of them are zero."""
+    return mass.clamp(min=torch.finfo(mass.dtype).tiny)
+
+
+def _preset(segment: int, gate: float, update: Update) -> Cached:
+    return Cached(segments(segment), memory=InfiniMemory(gate, update), positions=InCachePositions())
+
+
 @register(
     "infini",
     family="memory",
-    paper="Munkhdalai et al. 2024, arXiv:2404.07143, equations 4-10",
+    paper="Munkhdalai et al. 2024, arXiv:2404.07143, equations 4-8 and 10",
     cost="2 Hkv d (T mod segment) elements, and Hkv (d^2 + d) in fp32",
     tags=("fixed", "internal", "lossy", "per head"),
 )
 def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
     """Infini-attention: local attention in a segment, and a compressive matrix of what came before.
 
-    segment in tokens; gate: the logit beta that mixes memory and local attention (0: half and half).
+    segment in tokens; gate: the logit beta that mixes memory and local attention (0: half and half), the same in every
+    head until it is trained.
     """
-    return Cached(SegmentSelection(segment), memory=InfiniMemory(gate), positions=InCachePositions())
+    return _preset(segment, gate, "linear")
+
+
+@register(
+    "infini_delta",
+    family="memory",
+    paper="Munkhdalai et al. 2024, arXiv:2404.07143, equations 4-7, 9 and 10",
+    cost="2 Hkv d (T mod segment) elements, and Hkv (d^2 + d) in fp32",
+    tags=("fixed", "internal", "lossy", "per head"),
+)
+def InfiniDelta(segment: int = 256, gate: float = 0.0) -> Cached:
+    """Infini-attention whose matrix takes in only what it does not hold yet (the delta rule).
+
+    segment in tokens; gate: the logit beta that mixes memory and local attention (0: half and half), the same in every
+    head until it is trained.
+    """
+    return _preset(segment, gate, "delta")
