@@ -1,0 +1,92 @@
+"""KVzip against transformers' own attention weights over a context that is repeated behind itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from kvfrontier.methods.selection.kvzip import KVzip, KVzipSelection
+from kvfrontier.runners.conformance import tiny, tokens
+from kvfrontier.runners.session import Session
+
+N, BUDGET = 90, 25
+
+
+def kept_by_the_paper(chunk: int, lead: int, ids: Tensor) -> list[tuple[list[list[int]], Tensor, Tensor]]:
+    """For each layer: the tokens that each head keeps, and the full keys and values [Hkv, N, D]."""
+    model = copy.deepcopy(tiny())
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        context = model(ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        scores = [torch.zeros(2, N) for _ in context.layers]
+        for begin in range(0, N, chunk):
+            end, first = min(N, begin + chunk), max(0, begin - lead)
+            out = model(ids[:, first:end], past_key_values=copy.deepcopy(context), output_attentions=True)
+            for score, weights in zip(scores, out.attentions, strict=True):
+                for h, head in enumerate(weights[0]):
+                    for row in head:
+                        among = torch.cat([row[begin:end], row[N:]])  # the chunk and what repeats it
+                        share = row[begin:end] / among.sum()
+                        score[h // 2, begin:end] = torch.maximum(score[h // 2, begin:end], share)
+    kept = []
+    for score, layer in zip(scores, context.layers, strict=True):
+        best = sorted(((score[g, s].item(), g, s) for g in range(2) for s in range(N)), reverse=True)[: 2 * BUDGET]
+        heads = [sorted(s for _, g, s in best if g == own) for own in range(2)]
+        kept.append((heads, layer.keys[0], layer.values[0]))
+    return kept
+
+
+@pytest.mark.parametrize(("chunk", "lead"), [(2000, 8), (32, 8), (32, 0), (20, 30)])
+def test_kvzip_keeps_what_repeating_needs(chunk: int, lead: int) -> None:
+    ids = tokens(1, N)
+    with torch.no_grad(), Session(tiny(), KVzip(BUDGET, chunk, lead)) as session:
+        session.prefill(ids, chunk=40)
+        states = list(session.states)
+    for state, (heads, keys, values) in zip(states, kept_by_the_paper(chunk, lead, ids), strict=True):
+        assert state.store.lengths.tolist() == [[len(head) for head in heads]]
+        for buf, full in ((state.store.k, keys), (state.store.v, values)):
+            expected = torch.cat([full[g, head] for g, head in enumerate(heads)])
+            torch.testing.assert_close(buf.view()[0], expected, atol=2e-5, rtol=1e-4)
+
+
+class Counting(Session):
+    """Counts the forwards of second passes."""
+
+    repeated = 0
+
+    def run(self, *args: Any, **options: Any) -> Tensor:
+        self.repeated += options.get("phase") == "score"
+        return super().run(*args, **options)
+
+
+@pytest.mark.parametrize(("budget", "passes"), [(N - 1, 2), (N, 0)])
+def test_the_context_is_read_again_only_where_something_must_go(budget: int, passes: int) -> None:
+    """With a budget for all of it there is nothing to choose; the token ids go at seal either way."""
+    with torch.no_grad(), Counting(tiny(), KVzip(budget, chunk=50)) as session:
+        session.prefill(tokens(1, N), seal=False)
+        assert session.sequence_state.ids.n == N
+        session.seal()
+        assert session.sequence_state is None
+        assert session.repeated == passes
+
+
+def test_the_second_pass_leaves_no_trace_but_its_choice() -> None:
+    """Positions and what follows go on behind the context, not behind its repetition."""
+    ids = tokens(1, N + 1)
+    with torch.no_grad(), Session(tiny(), KVzip(BUDGET, chunk=32)) as session:
+        session.prefill(ids[:, :N])
+        session.decode(ids[:, N:])
+        assert session.n_tokens == N + 1
+        assert [layer.seen for layer in session.states] == [N + 1, N + 1]
+
+
+def test_bad_values_say_what_to_change() -> None:
+    with pytest.raises(ValueError, match=r"method\.lead"):
+        KVzipSelection(lead=-1)
+    with pytest.raises(ValueError, match=r"method\.chunk"):
+        KVzip(chunk=0)
