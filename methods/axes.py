@@ -174,6 +174,8 @@ class Store:
     streams: ClassVar[bool] = True
     #: `take` accepts flat slots, another number for each head.
     ragged: ClassVar[bool] = False
+    #: It looks at the queries that pass, so that it cannot start from a dense prefix.
+    wants_queries: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
 
     @property

@@ -117,7 +117,7 @@ class Cached(Method):
     @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         streams = self.selection.when in ("order", "stream")
-        if streams or self.unrotated or self.selection.wants_weights:
+        if streams or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
             return None
         return "kv+queries" if self.query_sensitive else "kv"
 
