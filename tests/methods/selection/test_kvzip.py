@@ -67,12 +67,13 @@ class Counting(Session):
 @pytest.mark.parametrize(("budget", "passes"), [(N - 1, 2), (N, 0)])
 def test_the_context_is_read_again_only_where_something_must_go(budget: int, passes: int) -> None:
     """With a budget for all of it there is nothing to choose; the token ids go at seal either way."""
-    with torch.no_grad(), Counting(tiny(), KVzip(budget, chunk=50)) as session:
+    session = Counting(tiny(), KVzip(budget, chunk=50))
+    with torch.no_grad(), session:
         session.prefill(tokens(1, N), seal=False)
         assert session.sequence_state.ids.n == N
         session.seal()
         assert session.sequence_state is None
-        assert session.repeated == passes
+    assert session.repeated == passes
 
 
 def test_the_second_pass_leaves_no_trace_but_its_choice() -> None:
