@@ -122,6 +122,9 @@ class Method:
     unrotated: ClassVar[bool] = False
     #: No query meets a key from further away than the state is long, so a text may outrun the model's positions.
     any_length: ClassVar[bool] = False
+    #: What it does next depends on how far a text has come: rows of unequal length are driven one by one, each with a
+    #: sequence state of its own.
+    rows_apart: ClassVar[bool] = False
     #: The hyper-parameter that a budget solves for, or None; and in which steps it goes. In steps of one the state
     #: grows with it; a larger step says that it need not.
     knob: ClassVar[str | None] = None

@@ -51,6 +51,7 @@ class Layer:
                    all heads together; hkv, d and dv are then those of the expanded keys and values. Else None
     dtype, device  of keys and values
     rope           the model's rotation, or None where it has none
+    hidden         width of the model's embeddings, or 0 where it is not known
     params         the method's learnable parts for this layer (trained track), or None
     module         the model's attention module, for methods that read its projections; None when planning
     """
@@ -69,6 +70,7 @@ class Layer:
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
     rope: Rope | None = None
+    hidden: int = 0
     params: nn.Module | None = None
     module: Any = None
 

@@ -12,6 +12,7 @@ Inside the `with` the model's attention is the method's; outside it the model is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.bridge import Bridge, TokenCount, UnsupportedModel
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.rows import PerRow, left_pads
+from kvfrontier.runners.rows import PerRow, Rows, left_pads
 
 #: Tokens that `forced` feeds in one call where the method does not mind.
 FORCED_STEP = 64
@@ -174,7 +175,11 @@ class Session:
         bridge = self.bridge
         self._batch, self._pads = batch, pads
         self._serving = self._methods if pads is None else [PerRow(method, pads) for method in self._methods]
-        self.sequence_state = self.method.init_sequence(batch, bridge.layers[0].device)
+        device = bridge.layers[0].device
+        if self._apart:
+            self.sequence_state = Rows([self.method.init_sequence(1, device) for _ in range(batch)])
+        else:
+            self.sequence_state = self.method.init_sequence(batch, device)
         self._fill_states()
 
     def _fill_states(self) -> None:
@@ -184,6 +189,38 @@ class Session:
                 method.init_state(layer, self._batch) if layer.source is None else self.states[layer.source]
             )
         self._prefetching = [type(method).prefetch is not Method.prefetch for method in self._methods]
+
+    @property
+    def _apart(self) -> bool:
+        """Rows are driven one by one."""
+        return self._pads is not None and self.method.rows_apart
+
+    @contextlib.contextmanager
+    def _row(self, b: int) -> Iterator[None]:
+        """While it is open, row b is the whole text."""
+        whole = self.states, self.sequence_state, self._serving, self._pads, self._batch, self.last_logits
+        self.states = [state.rows[b] for state in self.states]
+        self.sequence_state = self.sequence_state.rows[b]
+        self._serving, self._pads, self._batch = self._methods, None, 1
+        self.last_logits = None if self.last_logits is None else self.last_logits[b : b + 1]
+        try:
+            yield
+        finally:
+            self.states, self.sequence_state, self._serving, self._pads, self._batch, self.last_logits = whole
+
+    def _drive_rows(self, run: _Run, ids: Tensor, pads: Sequence[int]) -> Tensor:
+        """Each row's own tokens of a call; logits [B, keep, V], zero where a row has only padding yet."""
+        outputs: list[Tensor] = []
+        for b, pad in enumerate(pads):
+            own = ids[b : b + 1, max(0, pad - self.n_tokens) :]
+            with self._row(b):
+                outputs.append(self.method.drive(run, own, self) if own.shape[1] else own.new_zeros(1, 0, 0).float())
+        keep, width = run.keep, max(out.shape[2] for out in outputs)
+        logits = outputs[0].new_zeros(len(outputs), keep, width)
+        for b, out in enumerate(outputs):
+            out = out[:, -keep:]
+            logits[b, keep - out.shape[1] :, : out.shape[2]] = out[0]
+        return logits
 
     @property
     def layers(self) -> list[Layer]:
@@ -223,9 +260,11 @@ class Session:
 
     def footprint(self) -> Footprint:
         """What the closed forms say for this point. A hybrid's own states are taken as they are."""
-        total = self.method.sequence_footprint(self._batch, self._prompt, self._new, self._sealed)
         if not self.states:
             return Footprint()
+        rows, pads = (1, self._pads or ()) if self._apart else (self._batch, (0,))
+        parts = [self.method.sequence_footprint(rows, max(0, self._prompt - p), self._new, self._sealed) for p in pads]
+        total = Footprint(sum((part.held for part in parts), Bytes()), max(part.read for part in parts))
         for layer, method in zip(self.layers, self._serving, strict=True):
             if layer.source is None:
                 total += method.footprint(layer, self._batch, self._prompt, self._new, self._sealed)
@@ -290,7 +329,9 @@ class Session:
 
     def _seal(self) -> None:
         with torch.set_grad_enabled(self.grad):
-            self.method.second_pass(_Run(self, "score", 1), self)
+            for b in range(self._batch if self._apart else 1):
+                with self._row(b) if self._apart else contextlib.nullcontext():
+                    self.method.second_pass(_Run(self, "score", 1), self)
             for layer, method, state in zip(self.layers, self._serving, self.states, strict=True):
                 if layer.source is None:
                     method.seal(state, layer)
@@ -390,7 +431,8 @@ class Session:
 
         def act() -> Tensor:
             with torch.set_grad_enabled(self.grad):
-                return self.method.drive(_Run(self, phase, T if keep is None else keep), ids, self)
+                run = _Run(self, phase, T if keep is None else keep)
+                return self._drive_rows(run, ids, self._pads or ()) if self._apart else self.method.drive(run, ids, self)
 
         logits = self._guard(act)
         if phase == "prefill":
