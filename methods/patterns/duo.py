@@ -46,7 +46,7 @@ class HeadKinds(Method):
     sinks: int = 64
     scores: tuple[tuple[float, ...], ...] | None = None
 
-    knob: ClassVar[str | None] = "retrieval"
+    knob: ClassVar[str | None] = "window"
 
     def __post_init__(self) -> None:
         if not 0 <= self.retrieval <= 1:

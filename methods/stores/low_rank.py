@@ -70,20 +70,17 @@ class LowRankState(State):
 @component("store", "palu")
 @dataclass(frozen=True)
 class LowRankStore(Store):
-    """`rank`: coordinates, as a share of the head's dimension."""
+    """`rank`: coordinates of a head, no more than its dimension."""
 
-    rank: float = 0.5
+    rank: int = 32
 
     exact: ClassVar[bool] = False
     streams: ClassVar[bool] = False
     knob: ClassVar[str | None] = "rank"
 
     def __post_init__(self) -> None:
-        if not 0 < self.rank <= 1:
-            raise ValueError(f"rank {self.rank} is no share of a head's dimension; set it above 0, and to at most 1")
-
-    def _rank(self, d: int) -> int:
-        return max(1, round(self.rank * d))
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank} leaves no coordinate; set method.rank to at least 1")
 
     def init(self, layer: Layer, batch: int, bounded: bool) -> LowRankState:
         return LowRankState(KV.empty(layer, batch, exact=False))
@@ -130,7 +127,7 @@ class LowRankStore(Store):
         if state.k is not None:
             return
         k, v = state.full.k.view(), state.full.v.view()
-        state.k, state.v = (Coordinates.of(x, self._rank(x.shape[-1])) for x in (k, v))
+        state.k, state.v = (Coordinates.of(x, min(self.rank, x.shape[-1])) for x in (k, v))
         for buf in (state.full.k, state.full.v):
             buf.set(buf.view()[:, :, :0])
 
@@ -150,16 +147,17 @@ class LowRankStore(Store):
             return _FULL.footprint(layer, batch, slots, sealed, False)
         total, element = Footprint(), layer.hkv * layer.dtype.itemsize
         for d in (layer.d, layer.dv):
-            basis = d * self._rank(d) * element
-            total += buffer_footprint(batch, self._rank(d) * element, slots, False)
+            rank = min(self.rank, d)
+            basis = d * rank * element
+            total += buffer_footprint(batch, rank * element, slots, False)
             total += Footprint.of(batch * basis, read=basis)
         return total
 
     def nominal(self, layer: Layer, batch: int, slots: int) -> int:
-        return batch * slots * layer.hkv * (self._rank(layer.d) + self._rank(layer.dv)) * layer.dtype.itemsize
+        return batch * slots * layer.hkv * sum(min(self.rank, d) for d in (layer.d, layer.dv)) * layer.dtype.itemsize
 
     def lossless(self, n: int) -> LowRankStore:
-        return replace(self, rank=1.0)
+        return replace(self, rank=1 << 16)
 
 
 def _grouped(x: Tensor, basis: Tensor) -> Tensor:
@@ -171,12 +169,12 @@ def _grouped(x: Tensor, basis: Tensor) -> Tensor:
     "palu",
     family="store",
     paper="Chang et al. 2024, arXiv:2407.21118, section 3.1; the basis here is the prompt's, not the weights'",
-    cost="2 Hkv r (T + d) elements, r = rank d; until seal 2 Hkv d T",
+    cost="2 Hkv r (T + d) elements; until seal 2 Hkv d T",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def Palu(rank: float = 0.5) -> Cached:
+def Palu(rank: int = 32) -> Cached:
     """Low-rank cache: keys and values as coordinates in the leading directions of the prompt's own (after Palu).
 
-    rank: coordinates as a share of the head's dimension.
+    rank: coordinates of a head, no more than its dimension; half of it in the paper.
     """
     return Cached(store=LowRankStore(rank))
