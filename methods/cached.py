@@ -153,9 +153,9 @@ class Cached(Method):
         """Itself; on a model that caches latents (MLA), the same over these, where they are held as they are."""
         if layer.latent is None or type(self.store) is not DenseStore:
             return self
-        from kvfrontier.methods.sharing.mla import LatentStore, Mla
+        from kvfrontier.methods.sharing.mla import AbsorbedLatents, Mla
 
-        return Mla(replace(self, store=LatentStore()))
+        return Mla(replace(self, store=AbsorbedLatents()))
 
     def module(self, layer: Layer) -> nn.Module | None:
         return self.memory.module(layer)

@@ -11,25 +11,19 @@ and values are computed from the latents whenever they are attended, a tile at a
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kvfrontier.methods.attend import Attend, Part
-from kvfrontier.methods.axes import KeysAt, Span, Store, gather
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.sharing.inner import of_inner
-from kvfrontier.methods.state import Buf, State
-from kvfrontier.methods.stores.dense import buffer_footprint
-
-#: Tokens that are expanded at once.
-TILE = 2048
+from kvfrontier.methods.sharing.latents import ExpandedStore, LatentStore
+from kvfrontier.methods.state import State
 
 
 def up_projections(layer: Layer) -> tuple[Tensor, Tensor]:
@@ -41,74 +35,29 @@ def up_projections(layer: Layer) -> tuple[Tensor, Tensor]:
     return weight.split([layer.d - shared, layer.dv], 1)
 
 
-@dataclass
-class Latents(State):
-    """x [B, 1, n, C + R]: latents and shared keys side by side; C is the latent's width."""
+@dataclass(frozen=True)
+class AbsorbedLatents(LatentStore):
+    """[c ; r] of C + R elements, as the key of one head; its value is c."""
 
-    x: Buf
-    rank: int
+    def width(self, layer: Layer) -> int:
+        return sum(layer.latent or ())
+
+    def front(self, layer: Layer) -> int:
+        return layer.dv  # of the one head
 
 
 @dataclass(frozen=True)
-class LatentStore(Store):
-    """(C + R) T elements, whatever the number of heads. With `expand`, queries are the heads' own, and meet keys and
-    values expanded from the latents."""
+class ExpandedLatents(ExpandedStore):
+    """[c ; r], of which every head's key and value are computed when they are attended."""
 
-    expand: bool = False
+    def width(self, layer: Layer) -> int:
+        return sum(layer.latent or ())
 
-    def init(self, layer: Layer, batch: int, bounded: bool) -> Latents:
-        assert layer.latent is not None
-        options: dict[str, Any] = {"exact": bounded, "dtype": layer.dtype, "device": layer.device}
-        return Latents(Buf.empty(batch, 1, 0, sum(layer.latent), **options), layer.latent[0])
-
-    def n(self, state: Any) -> int:
-        return state.x.n
-
-    def append(self, state: Any, k: Tensor, v: Tensor) -> None:
-        state.x.append(k)
-
-    def read(self, state: Any, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        x = state.x.view()[:, :, begin:end]
-        return x, x[..., : state.rank]
-
-    def take(self, state: Any, keep: Tensor) -> None:
-        state.x.set(gather(state.x.view(), keep))
-
-    def drop(self, state: Any, begin: int, end: int) -> None:
-        x = state.x.view()
-        state.x.set(torch.cat([x[:, :, :begin], x[:, :, end:]], 2))
-
-    def attend(
-        self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, attend: Attend, lse: bool
-    ) -> list[Part]:
-        if not self.expand:
-            return super().attend(state, q, span, keys_at, layer, attend, lse)
-        # The call's own tokens stand in the last tile.
-        last = max(span.begin, span.end - max(q.shape[2], TILE))
-        edges = [*range(span.begin, last, TILE), last, span.end]
-        several = len(edges) > 2
-        return [
-            attend(
-                q, *expand(self.read(state, a, b)[0], layer), scale=layer.scale, softcap=layer.softcap,
-                causal=b == span.end, lse=lse or several,
-            )
-            for a, b in itertools.pairwise(edges)
-        ]  # fmt: skip
-
-    def footprint(self, layer: Layer, batch: int, slots: int, sealed: bool, bounded: bool) -> Footprint:
-        assert layer.latent is not None
-        return buffer_footprint(batch, sum(layer.latent) * layer.dtype.itemsize, slots, bounded)
-
-    def nominal(self, layer: Layer, batch: int, slots: int) -> int:
-        return self.footprint(layer, batch, slots, True, True).held.payload
-
-
-def expand(x: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-    """Keys [B, Hq, n, D] and values [B, Hq, n, Dv] of latents and shared keys x [B, 1, n, C + R]."""
-    w_k, w_v = up_projections(layer)
-    c, shared = x.tensor_split([w_k.shape[2]], -1)
-    k = torch.cat([c @ w_k.transpose(1, 2), shared.expand(-1, layer.hq, -1, -1)], -1)
-    return k, c @ w_v.transpose(1, 2)
+    def expand(self, x: Tensor, slot: int, layer: Layer) -> tuple[Tensor, Tensor]:
+        w_k, w_v = up_projections(layer)
+        c, shared = x.tensor_split([w_k.shape[2]], -1)
+        k = torch.cat([c @ w_k.transpose(1, 2), shared.expand(-1, layer.hq, -1, -1)], -1)
+        return k, c @ w_v.transpose(1, 2)
 
 
 @dataclass
@@ -124,7 +73,7 @@ class MlaState(State):
 class Mla(Method):
     """`inner` in the space of the latents."""
 
-    inner: Cached = field(default_factory=lambda: Cached(store=LatentStore()))
+    inner: Cached = field(default_factory=lambda: Cached(store=AbsorbedLatents()))
 
     chunk_invariant: ClassVar[bool] = of_inner("chunk_invariant")
     decode_equals_prefill: ClassVar[bool] = of_inner("decode_equals_prefill")
@@ -140,7 +89,7 @@ class Mla(Method):
 
     @property
     def _expands(self) -> bool:
-        return isinstance(self.inner.store, LatentStore) and self.inner.store.expand
+        return isinstance(self.inner.store, ExpandedStore)
 
     def _space(self, layer: Layer) -> Layer:
         """The layer as `inner` sees it: one key/value head of latents, unless they are expanded."""
@@ -217,4 +166,4 @@ def MLA(form: Literal["absorbed", "expanded"] = "absorbed", backend: str = "auto
     form: "absorbed" attends to the latents themselves; "expanded" computes the heads' keys and values from them at
     every call. backend as in `dense`.
     """
-    return Mla(Cached(store=LatentStore(expand=form == "expanded"), backend=backend))
+    return Mla(Cached(store=AbsorbedLatents() if form == "absorbed" else ExpandedLatents(), backend=backend))

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kvfrontier.methods import Cached, Dense, Kivi, Layer, Layers, Method, PerLayer, Sinks, SnapKV, Step, Window
-from kvfrontier.methods.sharing import mla
-from kvfrontier.methods.sharing.mla import MLA, Mla, expand
+from kvfrontier.methods.sharing import latents
+from kvfrontier.methods.sharing.mla import MLA, ExpandedLatents, Mla
 from kvfrontier.runners.bridge import UnsupportedModel
 from kvfrontier.runners.session import Session
 
@@ -65,7 +65,7 @@ def run(method: Any, layer: Layer, given: tuple[Tensor, ...], chunks: list[int])
     for n in chunks:
         b = a + n
         method.latent(c[:, :, a:b], r[:, :, a:b], state, layer)
-        k, v = expand(torch.cat([c, r], -1)[:, :, a:b], layer)
+        k, v = ExpandedLatents().expand(torch.cat([c, r], -1)[:, :, a:b], a, layer)
         out.append(method.attend(q[:, :, a:b], k, v, state, layer, Step(torch.arange(a, b)[None], a)))
         a = b
     return torch.cat(out, 2)
@@ -100,7 +100,7 @@ CHUNKS = [[90], [13, 50, 7, 20], [1] * 90]
 def test_both_forms_are_the_papers(
     layer: Layer, given: tuple[Tensor, ...], form: Any, chunks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mla, "TILE", 16)
+    monkeypatch.setattr(latents, "TILE", 16)
     expected = by_the_paper(layer, given, lambda t: list(range(t + 1)))
     torch.testing.assert_close(run(MLA(form), layer, given, chunks), expected, atol=3e-6, rtol=1e-5)
 
