@@ -55,5 +55,4 @@ class CosFormer(OneMatrix):
         cos, sin = angle.cos(), angle.sin()
         fq, fk = q.relu(), k.relu()
         queries = torch.cat([fq * cos.unsqueeze(2), fq * sin.unsqueeze(2)], -1)
-        out, _, S = normalised(queries, torch.cat([fk * cos, fk * sin], -1), v, S)
-        return out, S
+        return normalised(queries, torch.cat([fk * cos, fk * sin], -1), v, S)

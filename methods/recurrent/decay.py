@@ -39,15 +39,31 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None)
     dimension but T along which they are the same; None: no decay.
     """
     g = k.new_zeros(1, 1, k.shape[2], 1) if g is None else g.clamp(min=LEAST)
-    return in_spans(_span, (q, k, v, g), S)
+    return _token(q, k, v, g, S) if k.shape[2] == 1 else in_spans(_span, (q, k, v, g), S)
 
 
-def normalised(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with weights that sum to one: outputs, the mass [B, H, G, T] they were divided by, and the state
-    [B, H, F, V + 1], whose last column is the sum of keys (linear attention's z). A query without mass gets nothing."""
-    out, S = decayed(q, k, F.pad(v, (0, 1), value=1.0), S, g)
+def weighing(v: Tensor) -> Tensor:
+    """Values with a column of ones, whose weighted sum is the weights' own (linear attention's z)."""
+    return F.pad(v, (0, 1), value=1.0)
+
+
+def divided(out: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs for values that are `weighing`, divided by their mass, the last column; and that mass [B, H, G, T]. A
+    query without mass gets nothing."""
     mass = out[..., -1]
-    return out[..., :-1] / mass.clamp(min=LEAST_MASS).unsqueeze(-1), mass, S
+    return out[..., :-1] / mass.clamp(min=LEAST_MASS).unsqueeze(-1), mass
+
+
+def normalised(q: Tensor, k: Tensor, v: Tensor, S: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`decayed` with weights that sum to one; S is [B, H, F, V + 1]."""
+    out, S = decayed(q, k, weighing(v), S, g)
+    return divided(out)[0], S
+
+
+def _token(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """One token: the recurrence itself."""
+    S = g.exp().transpose(-1, -2) * S + k.transpose(-1, -2) * v
+    return (q.squeeze(3) @ S).unsqueeze(3), S
 
 
 def _span(q: Tensor, k: Tensor, v: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:

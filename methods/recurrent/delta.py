@@ -39,7 +39,14 @@ def delta_rule(
     None: no decay. The rule is stable where beta |k|^2 is at most 2.
     """
     g = torch.zeros_like(beta) if g is None else g.clamp(min=LEAST)
-    return in_spans(_span, (q, k, v, beta, g), S)
+    return _token(q, k, v, beta, g, S) if k.shape[2] == 1 else in_spans(_span, (q, k, v, beta, g), S)
+
+
+def _token(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """One token: the recurrence itself."""
+    S = g.exp() * S
+    S = S + k.transpose(-1, -2) * (beta * (v - k @ S))
+    return (q.squeeze(3) @ S).unsqueeze(3), S
 
 
 def _span(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, g: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,14 @@ from kvfrontier.methods.layer import Layer
 class PerHead(nn.Module):
     """A linear map of its own for each head: x [B, H, T, D] to [B, H, T, n], in x's dtype whatever its weights have."""
 
-    def __init__(self, heads: int, d: int, n: int) -> None:
+    def __init__(self, heads: int, d: int, n: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(heads, d, n).uniform_(-1, 1) / math.sqrt(d))
-        self.bias = nn.Parameter(torch.zeros(heads, 1, n))
+        self.bias = nn.Parameter(torch.zeros(heads, 1, n)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.to(x.dtype) + self.bias.to(x.dtype)
+        y = x @ self.weight.to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
 class StepSize(nn.Module):

@@ -33,5 +33,4 @@ class Linear(OneMatrix):
         return layer.d, layer.dv + 1
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
-        out, _, S = normalised(feature(q), feature(k), v, S)
-        return out, S
+        return normalised(feature(q), feature(k), v, S)

@@ -85,7 +85,7 @@ class Performer(Method):
         # The largest so far, before the first token of the call and after each. It cancels, and so does its gradient.
         c = torch.cat([state.c.unsqueeze(2), exponents.detach()], 2).cummax(2).values
         scores = x @ state.w.T + c[:, :, None, 1:]
-        out, _, S = normalised(
+        out, S = normalised(
             (scores - scores.detach().amax(-1, keepdim=True)).exp(),
             (exponents - c[:, :, 1:]).exp(), v.float(), state.S, c[:, :, :-1] - c[:, :, 1:],
         )  # fmt: skip
