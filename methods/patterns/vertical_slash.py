@@ -3,14 +3,14 @@ that computes only part of attention. In long prompts a head looks at a few colu
 and a few diagonals (fixed distances). Both are estimated from the call's last queries:
 
     A = softmax(Q[-last:] K^T scale)
-    columns = top_k over s of sum_t A[t, s]             the first `sinks` always
-    slashes = top_k over d of sum_t A[t, t - d]         distances below `recent` always
-    query t sees s <= t   where s is in columns, or t - s in slashes
+    columns = top_k over s of sum_t A[t, s]                                       and the first `sinks`
+    bands   = top_k over j of sum of A[t, s] where t // block - s // block = j    and those of distances below `recent`
+    query t sees s <= t   where s is in columns, or t // block - s // block in bands
 
 It saves the time of the prefill and what it reads; the state is everything, and decoding is dense. The official kernel
-computes a square of `block` x `block` around every slash. Here slashes are chosen as bands of `block` neighbouring
-distances at once, so that the amount of work is fixed before it begins, and only the band itself is seen; block=1
-chooses single slashes, as the paper writes it. The official search gives some heads other patterns; here all have this.
+chooses single slashes (block=1 here) and computes a square of `block` x `block` tokens around each; here the diagonals
+of such squares are chosen, so that the amount of work is fixed before it begins. The official search gives some heads
+other patterns; here all have this.
 
 Every call estimates anew from its own last queries, so outputs depend on how a prompt was cut: within one call they are
 one pattern, and the keys and values of a layer are those of its inputs whatever the cut.
@@ -34,9 +34,6 @@ from kvfrontier.methods.patterns.gathered import attend_gathered, gather_for_hea
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.stores.dense import KV, buffer_footprint
 
-#: Queries that share one gathered set of keys.
-TILE = 64
-
 
 @register(
     "vertical_slash",
@@ -50,7 +47,7 @@ class VerticalSlash(Method):
     """MInference: prefill attends to estimated columns and diagonals only; the cache stays whole.
 
     verticals, slashes: columns and diagonals of each query head; last: queries that estimate them; sinks, recent: first
-    columns and shortest distances, always among them; block: neighbouring diagonals that are chosen together.
+    columns and shortest distances, always among them; block: tokens of the squares along a diagonal.
     """
 
     verticals: int = 1000
@@ -73,7 +70,9 @@ class VerticalSlash(Method):
                 f"verticals {self.verticals} leave no place for {self.sinks} sinks; raise method.verticals or lower "
                 "method.sinks"
             )
-        if self.slashes < max(1, self.recent):
+        if self.recent < 1:
+            raise ValueError(f"recent {self.recent} leaves a query without itself; set method.recent to at least 1")
+        if self.slashes < self.recent:
             raise ValueError(
                 f"slashes {self.slashes} leave no place for {self.recent} recent diagonals; raise method.slashes or "
                 "lower method.recent"
@@ -95,47 +94,46 @@ class VerticalSlash(Method):
 
     def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layer: Layer) -> Part:
         columns, bands = self._estimate(q, k, layer)
-        n, T = k.shape[2], q.shape[2]
-        chosen = torch.zeros(*bands.shape[:2], -(-n // self.block), dtype=torch.bool, device=q.device)
+        n, size, outputs = k.shape[2], self.block, []
+        chosen = torch.zeros(*bands.shape[:2], -(-n // size), dtype=torch.bool, device=q.device)
         chosen = chosen.scatter(-1, bands, True)
-        outputs, sums = [], []
-        for a in range(0, T, TILE):
-            b = min(T, a + TILE)
-            t = arange(n - T + a, n - T + b, q)[:, None]
-            # A band's keys for these queries are one stretch, from the first's furthest to the last's nearest.
-            near = (n - T + b - bands * self.block).unsqueeze(-1)
-            s = (near + arange(1 - self.block - (b - a), 0, q)).flatten(2)
-            distance = t - s.unsqueeze(2)
-            band = bands.repeat_interleave(b - a + self.block - 1, -1).unsqueeze(2)
-            in_band = (s.unsqueeze(2) >= 0) & (distance >= 0) & (distance // self.block == band)
-            # A column is seen where no chosen band has it already.
-            past = (t - columns.unsqueeze(2)).flatten(2)
-            banded = chosen.gather(-1, (past // self.block).clamp(min=0))
-            in_column = ((past >= 0) & ~banded).unflatten(2, (b - a, -1))
-            index = torch.cat([s.clamp(min=0), columns], 2)
-            seen = torch.cat([in_band, in_column], 3).unsqueeze(2)
-            keys, values = gather_for_heads(k, index), gather_for_heads(v, index)
-            o, lse = attend_gathered(q[:, :, a:b], keys, values, seen, layer)
-            outputs.append(o)
-            sums.append(lse)
-        return torch.cat(outputs, 2), torch.cat(sums, 2)
+        first = a = n - q.shape[2]
+        while a < n:
+            i = a // size
+            b = min(n, (i + 1) * size)
+            far = (i - bands).unsqueeze(-1) * size + arange(0, size, q)
+            own = arange(i * size, b, q)
+            # A column is seen where no chosen band has it already. Of what is before its own block a query sees all
+            # or nothing.
+            banded = chosen.gather(-1, (i - columns // size).clamp(min=0))
+            before = torch.cat([(far >= 0).flatten(2), (columns < i * size) & ~banded], 2)
+            seen = torch.cat(
+                [
+                    before[:, :, None, None].expand(-1, -1, -1, b - a, -1),
+                    (own <= arange(a, b, q)[:, None]).expand(*before.shape[:2], 1, -1, -1),
+                ],
+                4,
+            )
+            slots = torch.cat([far.clamp(min=0).flatten(2), columns, own.expand(*before.shape[:2], -1)], 2)
+            keys, values = gather_for_heads(k, slots), gather_for_heads(v, slots)
+            outputs.append(attend_gathered(q[:, :, a - first : b - first], keys, values, seen, layer))
+            a = b
+        return torch.cat([o for o, _ in outputs], 2), torch.cat([lse for _, lse in outputs], 2)
 
     def _estimate(self, q: Tensor, k: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Columns [B, Hq, verticals] and bands of diagonals [B, Hq, slashes / block] that the last queries look at."""
-        last, n = q[:, :, -self.last :].detach(), k.shape[2]
-        w = last.shape[2]
+        """Columns [B, Hq, verticals], and bands [B, Hq, slashes / block - 1] beside band 0, which all see."""
+        last, n, size = q[:, :, -self.last :].detach(), k.shape[2], self.block
+        t = arange(n - last.shape[2], n, q)[:, None]
         x = logits(last, k.detach(), layer.scale, layer.softcap).flatten(1, 2)
-        weights = x.masked_fill(arange(0, n, q) > arange(n - w, n, q)[:, None], float("-inf")).softmax(-1)
+        weights = x.masked_fill(arange(0, n, q) > t, float("-inf")).softmax(-1)
         columns = weights.sum(2)
         columns[..., : self.sinks] = float("inf")
-        # Queries and keys backwards: row r then stands r before the end, and its distance d in column d + r. Rows one
-        # longer than they are shift each by one more.
-        backwards = F.pad(weights.flip(2, 3), (0, w)).flatten(2)
-        diagonals = F.pad(backwards, (0, w)).unflatten(2, (w, -1))[..., :n].sum(2)
-        bands = F.pad(diagonals, (0, -n % self.block)).unflatten(2, (-1, self.block)).sum(3)
-        bands[..., : -(-self.recent // self.block)] = float("inf")
-        count = min(-(-self.slashes // self.block), bands.shape[2])
-        return columns.topk(self.verticals).indices, bands.topk(count).indices
+        blocks = F.pad(weights, (0, -n % size)).unflatten(3, (-1, size)).sum(4)
+        block = t // size - arange(0, blocks.shape[3], q)
+        mass = blocks.gather(3, block.clamp(min=0).expand_as(blocks)).masked_fill(block < 0, 0.0).sum(2)
+        count = min(-(-self.slashes // size), mass.shape[2])
+        mass[..., : min(count, -(-(self.recent - 1) // size) + 1)] = float("inf")
+        return columns.topk(self.verticals).indices, mass[..., 1:].topk(count - 1).indices + 1
 
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         return buffer_footprint(batch, layer.kv_bytes, prompt + new, False)

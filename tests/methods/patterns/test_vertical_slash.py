@@ -15,18 +15,17 @@ VERTICALS, SLASHES, LAST, SINKS, RECENT = 9, 16, 12, 3, 4
 
 
 def chosen(q: Tensor, k: Tensor, scale: float, block: int) -> tuple[set[int], set[int]]:
-    """Columns, and distances, that the last queries of one head look at; q and k [n, D] from position 0."""
+    """Columns, and bands, that the last queries of one head look at; q and k [n, D] from position 0."""
     n = len(k)
-    columns, diagonals = torch.zeros(n), torch.zeros(-(-n // block))
+    columns, bands = torch.zeros(n), torch.zeros(n)
     for t in range(n - LAST, n):
         for s, weight in enumerate((k[: t + 1] @ q[t] * scale).softmax(0)):
             columns[s] += weight
-            diagonals[(t - s) // block] += weight
+            bands[t // block - s // block] += weight
     columns[:SINKS] = float("inf")
-    diagonals[: -(-RECENT // block)] = float("inf")
-    bands = diagonals.topk(SLASHES // block).indices.tolist()
-    distances = {band * block + i for band in bands for i in range(block)}
-    return set(columns.topk(VERTICALS).indices.tolist()), distances
+    for distance in range(RECENT):
+        bands[-(-distance // block)] = float("inf")
+    return set(columns.topk(VERTICALS).indices.tolist()), set(bands.topk(SLASHES // block).indices.tolist())
 
 
 @pytest.mark.parametrize("block", [1, 4])
@@ -44,8 +43,8 @@ def test_a_call_sees_the_columns_and_diagonals_of_its_last_queries(reference, qk
     def output(h: int, g: int, t: int) -> Tensor:
         seen = list(range(t + 1))
         if t < reference.PROMPT:
-            columns, distances = patterns[h, min(end for end in ends if t < end)]
-            seen = [s for s in seen if s in columns or t - s in distances]
+            columns, bands = patterns[h, min(end for end in ends if t < end)]
+            seen = [s for s in seen if s in columns or t // block - s // block in bands]
         return reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen])
 
     chunks = [b - a for a, b in zip([0, *ends], [*ends, reference.T], strict=True)]
@@ -61,7 +60,7 @@ def test_the_cache_stays_whole(reference) -> None:
 
 @pytest.mark.parametrize("n", [500, 2000])
 def test_the_work_of_a_tile_does_not_grow_with_the_text(reference, monkeypatch, n: int) -> None:
-    """Four bands of 4 distances for 64 queries, and 9 columns: that many keys are gathered, and no more."""
+    """Three bands of blocks of 4, 9 columns, and the own block: that many keys are gathered, and no more."""
     sizes = set()
 
     def spy(x: Tensor, index: Tensor) -> Tensor:
@@ -71,13 +70,14 @@ def test_the_work_of_a_tile_does_not_grow_with_the_text(reference, monkeypatch, 
     monkeypatch.setattr(vertical_slash, "gather_for_heads", spy)
     q, k, v = (torch.randn(1, h, n, reference.D) for h in (4, 2, 2))
     VerticalSlash(VERTICALS, SLASHES, LAST, SINKS, RECENT, 4)._sparse(q[:, :, -64:], k, v, reference.layer)
-    assert sizes == {4 * (64 + 3) + 9}
+    assert sizes == {3 * 4 + 9 + 4}
 
 
 @pytest.mark.parametrize(
     ("wrong", "what"),
     [
         ({"verticals": 8, "sinks": 9}, r"raise method\.verticals or lower method\.sinks"),
+        ({"recent": 0}, r"set method\.recent to at least 1"),
         ({"slashes": 8, "recent": 9}, r"raise method\.slashes or lower method\.recent"),
         ({"last": 0}, "set both to at least 1"),
     ],
