@@ -158,7 +158,7 @@ def _run(args: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from kvfrontier.runners import compose, job
-    from kvfrontier.runners.sweep import CellsFailed
+    from kvfrontier.runners.sweep.run import CellsFailed
 
     flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--json": "hydra.sweeper.json_output=true"}
     args = [flags.get(arg, arg) for arg in args]

@@ -1,1 +1,1 @@
-"""What Hydra finds under `hydra_plugins.kvfrontier`: a thin adapter, whose work is done in runners/plan.py."""
+"""What Hydra finds under `hydra_plugins.kvfrontier`: a thin adapter, whose work is done in runners/sweep/."""

@@ -26,13 +26,13 @@ class CellSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run every cell of the sweep that is not recorded. Raises UsageError before any work, and CellsFailed after
         all of it."""
-        from kvfrontier.runners import sweep
         from kvfrontier.runners.compose import search_path
+        from kvfrontier.runners.sweep.run import run
 
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
-        return sweep.run(
+        return run(
             [*(f"{axis}={_values(axis, values)}" for axis, values in self.axes.items()), *arguments],
             exclude=self.exclude,
             results=Path(config.results),

@@ -10,8 +10,8 @@ from typing import Any
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import progress
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.plan import Plan, plan
 from kvfrontier.runners.record import Record, check_writable, load_records
+from kvfrontier.runners.sweep.cells import Plan, plan
 from kvfrontier.runners.tables import show_table
 
 
@@ -33,7 +33,7 @@ def run(
     """Run what is missing of a sweep.
 
     axes         Hydra's overrides; those with several values are the axes
-    exclude      cells to leave out (runners/plan.py)
+    exclude      cells to leave out (runners/sweep/cells.py)
     results      folder of the records, searched for those that exist
     search       where else to look for YAMLs
     launch       starts jobs, each given by its overrides, and returns Hydra's JobReturns

@@ -146,7 +146,7 @@ def test_a_job_that_dies_is_said_and_the_others_run(run, monkeypatch):
 def test_a_job_is_told_its_cells_whatever_they_hold(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from kvfrontier.runners.plan import _quoted_list
+    from kvfrontier.runners.sweep.cells import _quoted_list
 
     told: Any = OverridesParser.create().parse_override(f"cells=[{_quoted_list([value, 'b=2'])}]").value()
     assert [[str(o) for o in cell] for cell in told] == [[value, "b=2"]]
