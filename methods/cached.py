@@ -72,6 +72,16 @@ class Cached(Method):
                 f"{selection} keeps another number of tokens in each head, which have their original positions only"
             )
         positions = type(self.positions).__name__
+        if self.positions.columns and self.selection.when == "seal":
+            raise ValueError(
+                f"{positions} adds columns to keys, which {selection} would score as if they were the model's; choose "
+                "other positions"
+            )
+        if self.positions.at_use and self.store.wants_queries:
+            raise ValueError(
+                f"{store} compares queries with keys as it holds them, and {positions} places keys later; choose other "
+                "positions"
+            )
         if self.selection.views and self.positions.at_use:
             raise ValueError(f"{selection} reads single slots, which have their original positions only")
         if self.positions.splits and self.selection.wants_weights:
@@ -108,7 +118,7 @@ class Cached(Method):
 
     @property
     def query_sensitive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.query_sensitive
+        return self.selection.query_sensitive or self.store.wants_queries
 
     @property
     def needs_training(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
