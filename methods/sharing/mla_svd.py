@@ -86,9 +86,8 @@ class LowRank(Method):
 
     def validate(self, layer: Layer) -> None:
         module = layer.module
-        if module is not None and not all(
-            isinstance(getattr(module, n, None), nn.Linear) for n in ("k_proj", "v_proj")
-        ):
+        projections = (getattr(module, name, None) for name in ("k_proj", "v_proj"))
+        if module is not None and not all(isinstance(p, nn.Linear) for p in projections):
             raise ValueError(
                 f"{type(module).__name__} has no k_proj and v_proj of its own to decompose; choose another model"
             )
