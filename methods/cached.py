@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge, needs_grad
+from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge
 from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, as_stored, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import build_component, component, register
-from kvfrontier.methods.state import State
+from kvfrontier.methods.state import Buf, State, leaves
 from kvfrontier.methods.stores.dense import DenseStore
 
 
@@ -227,7 +227,7 @@ class Cached(Method):
             spans = self.selection.spans(S, T)
         # A backend is chosen by the widths that it will see.
         widened = replace(layer, d=layer.d + self.positions.columns) if self.positions.columns else layer
-        attend = choose(self.backend, widened, needs_grad(*(x for x in (q, k, v) if x is not None)))
+        attend = choose(self.backend, widened, torch.is_grad_enabled() and _in_graph(q, k, v, state.store))
         part = self._output(q, q_pre, spans, S, leaving, attend, state, layer, step)
         if k is None:
             return part[0]
@@ -420,6 +420,13 @@ class Cached(Method):
     def lossless(self, n: int) -> Cached | None:
         axes = {name: getattr(self, name).lossless(n) for name in ("selection", "store", "positions")}
         return None if None in axes.values() else replace(self, **axes)
+
+
+def _in_graph(*parts: Any) -> bool:
+    """Whether a gradient may reach any of these tensors and states: what is stored may need one where a call does not
+    (learned tokens before a text, in a model that is not trained)."""
+    found = (leaf.x if isinstance(leaf, Buf) else leaf for _, leaf, _ in leaves(list(parts)))
+    return any(x.requires_grad for x in found)
 
 
 @component("selection", "all")
