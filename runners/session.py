@@ -453,10 +453,10 @@ class Session:
         if n - min(pads or (0,)) <= min(ends, default=n):
             return
         name = type(self.model).__name__
-        if min(ends) > limit:
+        if min(ends) != limit:
             raise UsageError(
                 f"context of {n} tokens is longer than the {min(ends):.0f} that this method makes of the {limit} "
-                f"positions of {name}; shorten it, or stretch them further"
+                f"positions of {name}; shorten it, or change the method's parameters"
             )
         raise UsageError(
             f"context of {n} tokens is longer than the {limit} positions of {name}; shorten it, or choose a method "
