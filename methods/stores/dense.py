@@ -37,6 +37,15 @@ def buffer_footprint(batch: int, entry: int, n: int, exact: bool) -> Footprint:
     return Footprint.of(batch * n * entry, batch * unused * entry, read=n * entry)
 
 
+def remove(buf: Buf, begin: int, end: int) -> None:
+    """Take the entries `begin` to `end` out of a buffer of tokens."""
+    x = buf.view()
+    if begin == 0 or end == buf.n:
+        buf.set(x[:, :, end:] if begin == 0 else x[:, :, :begin])
+    else:
+        buf.set(torch.cat([x[:, :, :begin], x[:, :, end:]], 2))
+
+
 @dataclass(frozen=True)
 class DenseStore(Store):
     """Keys and values as they are: 2 Hkv D T elements."""
@@ -60,11 +69,7 @@ class DenseStore(Store):
 
     def drop(self, state: Any, begin: int, end: int) -> None:
         for buf in (state.k, state.v):
-            x = buf.view()
-            if begin == 0 or end == buf.n:
-                buf.set(x[:, :, end:] if begin == 0 else x[:, :, :begin])
-            else:
-                buf.set(torch.cat([x[:, :, :begin], x[:, :, end:]], 2))
+            remove(buf, begin, end)
 
     def footprint(self, layer: Layer, batch: int, slots: int, sealed: bool, bounded: bool) -> Footprint:
         return buffer_footprint(batch, layer.kv_bytes, slots, bounded)
