@@ -84,8 +84,10 @@ class Run(Protocol):
     keep    how many last positions' logits the call asks for
     """
 
-    phase: Phase
-    keep: int
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def keep(self) -> int: ...
 
     def __call__(self, ids: Tensor | None = None, **options: Any) -> Tensor:
         """Logits [B, keep, V] of ids [B, T]. Options are those of `Session.run`: embeds, positions, fresh, keep, phase,

@@ -908,7 +908,7 @@ def _layer(
         dtype=model.dtype if weight is None else weight.dtype,
         device=model.device if weight is None else weight.device,
         rope=ropes.of(module),
-        hidden=model.get_input_embeddings().weight.shape[1],  # pyright: ignore[reportArgumentType]
+        hidden=model.get_input_embeddings().weight.shape[1],  # pyright: ignore[reportArgumentType, reportIndexIssue]
         module=module,
     )
 

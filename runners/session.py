@@ -432,7 +432,9 @@ class Session:
         def act() -> Tensor:
             with torch.set_grad_enabled(self.grad):
                 run = _Run(self, phase, T if keep is None else keep)
-                return self._drive_rows(run, ids, self._pads or ()) if self._apart else self.method.drive(run, ids, self)
+                if self._apart:
+                    return self._drive_rows(run, ids, self._pads or ())
+                return self.method.drive(run, ids, self)
 
         logits = self._guard(act)
         if phase == "prefill":

@@ -16,7 +16,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
 
 PROMPT, TEXT = 50, 70
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128,
 }  # fmt: skip
@@ -27,10 +27,11 @@ def model() -> Any:
     """Attends eagerly, so that a reference may bring a mask of its own."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = LlamaForCausalLM(LlamaConfig(**SIZES, attn_implementation="eager")).eval().requires_grad_(False)
+        model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval().requires_grad_(False)
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(4)
+    model.set_attn_implementation("eager")
     return model
 
 
