@@ -9,6 +9,7 @@ import torch
 
 from kvfrontier.methods import Cached, Step
 from kvfrontier.methods.axes import Selection
+from kvfrontier.methods.positions.alibi import AlibiPositions
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.selection.expected_attention import ExpectedAttentionSelection
 from kvfrontier.methods.selection.h2o import H2OSelection
@@ -52,3 +53,9 @@ def test_what_stays_does_not_depend_on_the_positions_axis(
         kept.append([[(v[0, g] == x).all(1).nonzero().item() for x in values[0, g]] for g in range(reference.HKV)])
     assert [len(head) for head in kept[0]] == [24, 24]
     assert kept[0] == kept[1]
+
+
+def test_a_selection_does_not_judge_columns_that_positions_add() -> None:
+    """ALiBi's bias is a column of the key as attended; its norm says nothing about the token."""
+    with pytest.raises(ValueError, match="adds columns to keys"):
+        Cached(KeyNormSelection(24), positions=AlibiPositions())

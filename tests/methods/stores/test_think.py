@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods import Cached, SnapKV, Step
+from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.stores.think import ThinK, ThinKStore
 
 
@@ -79,3 +80,10 @@ def test_bad_values_say_what_to_change() -> None:
     for bad in ({"ratio": 1.0}, {"window": 0}, {"queries": 0}):
         with pytest.raises(ValueError, match=f"method.{next(iter(bad))}"):
             ThinK(**bad)  # pyright: ignore[reportArgumentType]
+
+
+def test_queries_are_compared_with_keys_as_they_are_held() -> None:
+    with pytest.raises(ValueError, match="places keys later"):
+        Cached(store=ThinKStore(), positions=InCachePositions())
+    assert ThinK().query_sensitive
+    assert ThinK().adopts is None
