@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import add_sink_logits
-from kvfrontier.methods.axes import arange, gather
+from kvfrontier.methods.axes import arange
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.patterns.gathered import attend_gathered, whole
+from kvfrontier.methods.patterns.gathered import attend_gathered, gather_for_heads, whole
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.stores.dense import KV, buffer_footprint
 
@@ -75,7 +75,10 @@ class BigBird(Method):
             b = min(n, (a // self.block + 1) * self.block)
             slots = self._slots(a // self.block, b, layer, q).expand(q.shape[0], -1, -1)
             seen = slots[:, :, None, None] <= arange(a, b, q)[:, None]
-            part = attend_gathered(q[:, :, a - first : b - first], gather(k, slots), gather(v, slots), seen, layer)
+            piece, sinks = q[:, :, a - first : b - first], step.sinks is not None
+            part = attend_gathered(
+                piece, gather_for_heads(k, slots), gather_for_heads(v, slots), seen, layer, lse=sinks
+            )
             outputs.append((part if step.sinks is None else add_sink_logits(part, step.sinks))[0])
             a = b
         return torch.cat(outputs, 2)

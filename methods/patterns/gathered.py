@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kvfrontier.methods.attend import Part
 from kvfrontier.methods.attend.eager import logits
-from kvfrontier.methods.axes import gather
+from kvfrontier.methods.axes import arange
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.stores.dense import KV
@@ -25,23 +25,24 @@ def whole(kv: KV, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor]:
     return kv.k.view(), kv.v.view()
 
 
-def weigh(q: Tensor, k: Tensor, seen: Tensor, layer: Layer) -> Part:
+def weigh(q: Tensor, k: Tensor, seen: Tensor, layer: Layer, lse: bool = True) -> Part:
     """Attention weights [B, H, G, T, n] and their log-sum-exp [B, H, G, T] in float32, of q [B, Hq, T, D] over
     k [B, H, n, D], where Hq is H G. seen [B, H, G, T, n] bool, or what broadcasts to it. A query that sees nothing has
-    weights of zero, and the lowest float as its log-sum-exp."""
-    x = logits(q, k, layer.scale, layer.softcap).masked_fill(~seen, float("-inf"))
-    top = x.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
-    weights = torch.exp(x - top)
-    mass = weights.sum(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-    return weights / mass, (top + mass.log()).squeeze(-1)
+    the lowest float as its log-sum-exp, by which it counts for nothing where parts are merged, and equal weights. A
+    caller that needs no log-sum-exp says lse=False; what then stands in its place is undefined."""
+    x = logits(q, k, layer.scale, layer.softcap).masked_fill(~seen, torch.finfo(torch.float32).min)
+    return torch.softmax(x, -1), x.logsumexp(-1) if lse else x.new_zeros(x.shape[:-1])
 
 
-def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer) -> Part:
+def attend_gathered(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, layer: Layer, lse: bool = True) -> Part:
     """Output [B, Hq, T, Dv] in q's dtype and log-sum-exp [B, Hq, T]; v [B, H, n, Dv], the rest as for `weigh`."""
-    weights, lse = weigh(q, k, seen, layer)
-    return torch.einsum("bhgts,bhsd->bhgtd", weights, v.float()).flatten(1, 2).to(q.dtype), lse.flatten(1, 2)
+    weights, total = weigh(q, k, seen, layer, lse)
+    return torch.einsum("bhgts,bhsd->bhgtd", weights, v.float()).flatten(1, 2).to(q.dtype), total.flatten(1, 2)
 
 
 def gather_for_heads(x: Tensor, index: Tensor) -> Tensor:
     """Slots index [B, H, n] of x [B, Hkv, S, D], where H is a multiple of Hkv: heads of a group read the same x."""
-    return gather(x, index.unflatten(1, (x.shape[1], -1)).flatten(2)).unflatten(2, (-1, index.shape[2])).flatten(1, 2)
+    B, H = x.shape[:2]
+    # Whole rows by an index: several times faster than a gather of their elements.
+    rows = x[arange(0, B, x)[:, None, None], arange(0, H, x)[:, None], index.unflatten(1, (H, -1)).flatten(2)]
+    return rows.unflatten(2, (-1, index.shape[2])).flatten(1, 2)

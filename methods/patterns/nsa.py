@@ -165,6 +165,7 @@ class Nsa(Method):
         if count:
             seen = arange(0, count, q) * self.stride + self.compress - 1 <= t[:, None]
             weights, lse = weigh(q, k[:, :, :count], seen, layer)
+            weights = weights * seen.any(-1, keepdim=True)
             o = torch.einsum("bhgts,bhsd->bhgtd", weights, v[:, :, :count].float())
             part = o.flatten(1, 2), lse.flatten(1, 2)
             importance = weights.detach().sum(2)

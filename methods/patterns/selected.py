@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend import Part
-from kvfrontier.methods.axes import arange, gather
+from kvfrontier.methods.axes import arange
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.patterns.gathered import attend_gathered, gather_for_heads
 
@@ -39,7 +39,7 @@ def attend_selected(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, first: int,
 
     # The query heads of a chooser stand side by side in the last dimension while rows move.
     grouped = q.unflatten(1, (H, -1)).transpose(2, 3)
-    rows = tiled(gather(grouped.float().flatten(3), query.clamp(min=0)), tile)
+    rows = tiled(gather_for_heads(grouped.float().flatten(3), query.clamp(min=0)), tile)
     keys, values = (tiled(gather_for_heads(x, slots), size).unsqueeze(1) for x in (k, v))
     o, lse = attend_gathered(
         rows.unflatten(2, (-1, q.shape[3])).transpose(1, 2), keys, values, seen.flatten(0, 2)[:, None, None], layer
@@ -48,7 +48,7 @@ def attend_selected(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, first: int,
     def of_pairs(x: Tensor) -> Tensor:
         """[tiles, G, tile, d] of a tile's rows -> [B, H, T, c, G, d]."""
         x = x.transpose(1, 2).flatten(2).unflatten(0, (B, H, -1)).flatten(2, 3)
-        return gather(x, place).unflatten(3, (grouped.shape[3], -1)).unflatten(2, (T, c))
+        return gather_for_heads(x, place).unflatten(3, (grouped.shape[3], -1)).unflatten(2, (T, c))
 
     o, lse = of_pairs(o), of_pairs(lse.unsqueeze(-1))
     total = lse.logsumexp(3)

@@ -89,10 +89,10 @@ class VerticalSlash(Method):
                 q, keys, values, scale=layer.scale, softcap=layer.softcap, causal=True, lse=step.sinks is not None
             )
         else:
-            part = self._sparse(q, keys, values, layer)
+            part = self._sparse(q, keys, values, layer, lse=step.sinks is not None)
         return (part if step.sinks is None else add_sink_logits(part, step.sinks))[0]
 
-    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layer: Layer) -> Part:
+    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layer: Layer, lse: bool) -> Part:
         columns, bands = self._estimate(q, k, layer)
         n, size, outputs = k.shape[2], self.block, []
         chosen = torch.zeros(*bands.shape[:2], -(-n // size), dtype=torch.bool, device=q.device)
@@ -116,9 +116,9 @@ class VerticalSlash(Method):
             )
             slots = torch.cat([far.clamp(min=0).flatten(2), columns, own.expand(*before.shape[:2], -1)], 2)
             keys, values = gather_for_heads(k, slots), gather_for_heads(v, slots)
-            outputs.append(attend_gathered(q[:, :, a - first : b - first], keys, values, seen, layer))
+            outputs.append(attend_gathered(q[:, :, a - first : b - first], keys, values, seen, layer, lse))
             a = b
-        return torch.cat([o for o, _ in outputs], 2), torch.cat([lse for _, lse in outputs], 2)
+        return torch.cat([o for o, _ in outputs], 2), torch.cat([total for _, total in outputs], 2)
 
     def _estimate(self, q: Tensor, k: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """Columns [B, Hq, verticals], and bands [B, Hq, slashes / block - 1] beside band 0, which all see."""
