@@ -72,8 +72,7 @@ class Recompute(Method):
 )
 @dataclass(frozen=True)
 class WindowRecompute(Recompute):
-    """No cache, and no more than the newest `window` tokens: they are run again for every token, as a text of their
-    own."""
+    """No cache: every call runs the newest `window` tokens again, as a text of their own."""
 
     window: int = 256
 

@@ -37,19 +37,23 @@ class Mass(State):
 @component("selection", "h2o")
 @dataclass(frozen=True)
 class H2OSelection(StreamSelection):
-    """`budget` tokens in each head, the newest `recent` among them."""
+    """`budget` tokens in each head, the newest `recent` (None: half of them) among them."""
 
-    recent: int = 128
+    recent: int | None = None
 
     query_sensitive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.recent <= self.budget:
+        if self.recent is not None and not 1 <= self.recent <= self.budget:
             raise ValueError(
                 f"recent {self.recent} of a budget of {self.budget} tokens stay whatever their mass; set method.recent "
                 "between 1 and method.budget"
             )
+
+    @property
+    def _recent(self) -> int:
+        return max(1, self.budget // 2) if self.recent is None else self.recent
 
     def init(self, layer: Layer, batch: int) -> Mass:
         return Mass(Buf.empty(batch, layer.hkv, 0, exact=True, dtype=torch.float32, device=layer.device))
@@ -63,8 +67,8 @@ class H2OSelection(StreamSelection):
         state.x.set(mass)
 
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
-        old = state.x.view()[..., : k.shape[2] - self.recent]
-        return torch.cat([old, old.new_full((*old.shape[:2], self.recent), float("inf"))], -1)
+        old = state.x.view()[..., : k.shape[2] - self._recent]
+        return torch.cat([old, old.new_full((*old.shape[:2], self._recent), float("inf"))], -1)
 
     def took(self, state: Any, keep: Tensor) -> None:
         state.x.set(state.x.view().gather(2, keep))
@@ -81,10 +85,10 @@ class H2OSelection(StreamSelection):
     cost="2 Hkv d min(T, b) elements, and Hkv min(T, b) of mass in fp32",
     tags=("fixed", "internal", "lossy", "per head"),
 )
-def H2O(budget: int = 256, recent: int = 128, block: int = 1) -> Cached:
+def H2O(budget: int = 256, recent: int | None = None, block: int = 1) -> Cached:
     """H2O: keep the tokens that have received the most attention, and the newest.
 
-    budget: tokens that stay in each layer and head, the newest `recent` among them; block: tokens after which it evicts
-    back to the budget (1: after each, as in the paper; more is faster, and holds up to block - 1 tokens more).
+    budget: tokens that stay in each layer and head, the newest `recent` (None: half of the budget, as in the paper)
+    among them; block: tokens after which it evicts back to the budget (1: after each, as in the paper; more is faster, and holds up to block - 1 tokens more).
     """
     return Cached(H2OSelection(budget, block, recent))
