@@ -89,6 +89,7 @@ def H2O(budget: int = 256, recent: int | None = None, block: int = 1) -> Cached:
     """H2O: keep the tokens that have received the most attention, and the newest.
 
     budget: tokens that stay in each layer and head, the newest `recent` (None: half of the budget, as in the paper)
-    among them; block: tokens after which it evicts back to the budget (1: after each, as in the paper; more is faster, and holds up to block - 1 tokens more).
+    among them; block: tokens after which it evicts back to the budget (1: after each, as in the paper; more is faster,
+    and holds up to block - 1 tokens more).
     """
     return Cached(H2OSelection(budget, block, recent))
