@@ -3,8 +3,8 @@ speed,
 
     logit(t, s) = q_t . k_s scale - m_h (t - s),   m_h = 2^(-8 h / Hq),  h = 1 ... Hq
 
-The term is linear in s, and what depends on t alone cancels in the softmax: so it is one more column, the key's place
-on one side and the slope on the other. For models that were trained so.
+The term is linear in s and in t, so it is two more columns: the key's place and one, against the slope and the query's
+place times the slope. For models that were trained so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def slopes(heads: int) -> list[float]:
 class AlibiPositions(InCachePositions):
     """A bias by the distance of slots."""
 
-    columns: ClassVar[int] = 1
+    columns: ClassVar[int] = 2
     needs_training: ClassVar[bool] = True
 
     def validate(self, layer: Layer) -> None:
@@ -59,13 +59,16 @@ class Biased(AlibiPositions):
 
     def keys(self, k: Tensor, slot: int, layer: Layer) -> Tensor:
         place = arange(slot - self.end, slot - self.end + k.shape[2], k).float()
+        added = torch.stack((place, torch.ones_like(place)), -1)
         # In float32: bfloat16 counts to 256.
-        return torch.cat((k.float(), place[:, None].expand(*k.shape[:3], 1)), -1)
+        return torch.cat((k.float(), added.expand(*k.shape[:3], 2)), -1)
 
     def query(self, q: Tensor, q_pre: Tensor | None, pos: Tensor, slots: Tensor, layer: Layer) -> Tensor:
         assert q_pre is not None
-        m = torch.tensor(slopes(layer.hq), device=q.device) / layer.scale
-        return torch.cat((q_pre.float(), m[:, None, None].expand(*q.shape[:3], 1)), -1)
+        m = torch.tensor(slopes(layer.hq), device=q.device)[:, None] / layer.scale
+        # The query's own place matters where parts of the text see it at different ones: sinks at the window's edge.
+        added = torch.stack((m.expand(-1, len(slots)), -m * (slots - self.end)), -1)
+        return torch.cat((q_pre.float(), added.expand(*q.shape[:3], 2)), -1)
 
 
 @register(

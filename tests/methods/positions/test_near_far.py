@@ -87,6 +87,21 @@ def test_alibi(reference, qkv, chunks: list[int]) -> None:
     torch.testing.assert_close(got, reference.by_token(output), atol=1e-5, rtol=1e-5)
 
 
+def test_alibi_counts_distances_in_the_cache(reference, qkv, chunks: list[int]) -> None:
+    """Sinks stand at the window's edge, however far back in the text they are."""
+    q, k, v = qkv
+
+    def output(h: int, g: int, t: int) -> Tensor:
+        seen = [s for s in range(t + 1) if s < 3 or s > t - 12]
+        distances = torch.arange(len(seen) - 1, -1, -1)
+        logits = k[0, g, seen] @ q[0, h, t] * reference.SCALE - 2 ** (-8 * (h + 1) / reference.HQ) * distances
+        return logits.softmax(0) @ v[0, g, seen]
+
+    method = Cached(WindowSelection(12, 3), positions=AlibiPositions())
+    got = reference.run(method, q, k, v, chunks)
+    torch.testing.assert_close(got, reference.by_token(output), atol=1e-5, rtol=1e-5)
+
+
 def test_alibis_slopes_where_heads_are_no_power_of_two() -> None:
     assert slopes(8) == [2.0**-h for h in range(1, 9)]
     assert slopes(3) == [2.0**-4, 2.0**-8, 2.0**-2]
@@ -97,12 +112,12 @@ def test_alibi_is_exact_a_million_tokens_on_in_sixteen_bits(reference) -> None:
     positions = AlibiPositions().at(10**6, reference.layer)
     q = torch.zeros(1, reference.HQ, 1, reference.D, dtype=torch.bfloat16)
     k = torch.zeros(1, reference.HKV, 8, reference.D, dtype=torch.bfloat16)
-    none = torch.zeros(0)
+    none, last = torch.zeros(0), torch.tensor([10**6 - 1])
     x = (
-        positions.query(q, q, none, none, reference.layer)[0, 0, 0]
+        positions.query(q, q, none, last, reference.layer)[0, 0, 0]
         @ positions.keys(k, 10**6 - 8, reference.layer)[0, 0].T
     )
-    torch.testing.assert_close(x * reference.SCALE, 2.0**-2 * torch.arange(-8.0, 0))
+    torch.testing.assert_close(x * reference.SCALE, 2.0**-2 * torch.arange(-7.0, 1))
 
 
 def test_pairs_that_make_no_sense_are_refused(reference) -> None:
