@@ -272,6 +272,8 @@ class Memory:
     join: ClassVar[Literal["softmax", "gate"] | None] = None
     #: Keys must reach it before RoPE: it has no positions.
     wants_unrotated: ClassVar[bool] = False
+    #: It compares queries with keys as stored: where these are before RoPE, so are the queries that it reads.
+    as_stored: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     #: What leaves by scores goes into the tokens that stay (`merge`); it holds nothing beside them.

@@ -148,7 +148,8 @@ class Cached(Method):
 
     @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.knob or self.store.knob
+        # A memory that holds whatever leaves makes all sizes alike.
+        return (self.selection.knob or self.store.knob) if self.memory.bounded else None
 
     @property
     def knob_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -286,7 +287,8 @@ class Cached(Method):
         if self.memory.join:
             gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
             counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
-            asked = q_pre if self.memory.wants_unrotated else self._placed(q, q_pre, S, layer, step, positions, True)
+            unplaced = self.memory.wants_unrotated or (self.memory.as_stored and positions.at_use)
+            asked = q_pre if unplaced else self._placed(q, q_pre, S, layer, step, positions, True)
             assert asked is not None
             read = self.memory.read(state.memory, asked, layer, *gone, counts, remembered_at)
             if read is not None and self.memory.join == "softmax":

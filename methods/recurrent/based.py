@@ -62,6 +62,7 @@ class TaylorMemory(Memory):
     feature_dim: int = 16
 
     join: ClassVar[Literal["softmax", "gate"] | None] = "softmax"
+    as_stored: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ class Blocks(State):
 
 def in_one_place(keys: Tensor, keys_at: KeysAt) -> Tensor:
     """Keys [B, Hkv, n, D] as attended, all of them in the memory's first slot."""
-    return keys_at(keys.flatten(1, 2).unsqueeze(2), 0).view_as(keys)
+    return keys_at(keys.flatten(1, 2).unsqueeze(2), 0).view(*keys.shape[:3], -1)
 
 
 @component("memory", "blocks")
