@@ -24,7 +24,7 @@ from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
-from kvfrontier.methods.recurrent.decay import normalised
+from kvfrontier.methods.recurrent.decay import decayed, divided, weighing
 from kvfrontier.methods.recurrent.matrix import Matrix, feature
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.selection.block_window import segment as segments
@@ -68,7 +68,7 @@ class InfiniMemory(Memory):
     def absorb(self, state: Any, k: Tensor, v: Tensor) -> None:
         f, v = feature(k), v.float()
         if self.update == "delta" and state.n:
-            v = v - f @ state.M / positive(f @ state.z.unsqueeze(-1))
+            v = v - divided(f @ torch.cat([state.M, state.z.unsqueeze(-1)], -1))[0]
         state.M = state.M + f.transpose(2, 3) @ v
         state.z = state.z + f.sum(2)
         state.n += k.shape[2]
@@ -82,11 +82,11 @@ class InfiniMemory(Memory):
         f, S = feature(q).unflatten(1, (layer.hkv, -1)), torch.cat([state.M, state.z.unsqueeze(-1)], -1)
         if n:
             # Query t finds what left before it: the keys, moved behind T - n that weigh nothing.
-            keys, values = (F.pad(x, (0, 0, T - n, 0)) for x in (feature(k), v.float()))
-            out, mass, _ = normalised(f, keys, values, S)
+            keys, values = (F.pad(x, (0, 0, T - n, 0)) for x in (feature(k), weighing(v.float())))
+            read, _ = decayed(f, keys, values, S)
         else:
             read = torch.einsum("bhgtd,bhde->bhgte", f, S)
-            out, mass = read[..., :-1] / positive(read[..., -1:]), read[..., -1]
+        out, mass = divided(read)
         return out.flatten(1, 2).to(q.dtype), mass.flatten(1, 2)
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
@@ -97,11 +97,6 @@ class InfiniMemory(Memory):
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         return Matrix.footprint(layer, batch, layer.d)
-
-
-def positive(mass: Tensor) -> Tensor:
-    """A sum of weights as a divisor, also where all of them are zero."""
-    return mass.clamp(min=torch.finfo(mass.dtype).tiny)
 
 
 def _preset(segment: int, gate: float, update: Update) -> Cached:
