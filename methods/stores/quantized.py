@@ -59,6 +59,7 @@ class QuantizedStore(PackedStore):
 @component("store", "kivi")
 def kivi_store(bits: int = 2, group: int = 32, residual: int = 128, kernel: Kernel = "eager") -> QuantizedStore:
     """KIVI's choice: keys per channel, values per token."""
+    check_bits(bits, (2, 4, 8))
     return QuantizedStore(residual, bits=bits, group=group, kernel=kernel)
 
 
@@ -74,7 +75,7 @@ def kivi_store(bits: int = 2, group: int = 32, residual: int = 128, kernel: Kern
 def Kivi(bits: int = 2, group: int = 32, residual: int = 128, kernel: Kernel = "eager") -> Cached:
     """Quantized cache: keys per channel, values per token, the newest tokens in full (KIVI).
 
-    bits 8, 4, 3 or 2; `group` tokens or channels share a scale; `residual` tokens stay in full.
+    bits 8, 4 or 2; `group` tokens or channels share a scale; `residual` tokens stay in full.
     """
     return Cached(store=kivi_store(bits, group, residual, kernel))
 
