@@ -116,7 +116,7 @@ def _knob(method: Method, params: Mapping[str, Any]) -> tuple[str | None, int]:
     if params["name"] != registry.COMPOSED or not isinstance(method, Cached):
         return method.knob, method.knob_step
     axis = next((axis for axis in ("selection", "store") if getattr(method, axis).knob), None)
-    return (f"{axis}.{method.knob}" if axis else None), method.knob_step
+    return (f"{axis}.{method.knob}" if axis and method.knob else None), method.knob_step
 
 
 def _with(params: Mapping[str, Any], knob: str, value: int) -> dict[str, Any]:
