@@ -89,7 +89,8 @@ def run(method: Cached, at: Layer, chunks: list[int]) -> Tensor:
         piece, pos = slice(a, a + n), torch.arange(a, a + n)[None]
         pre = q[:, :, piece], k[:, :, piece]
         step = Step(pos, a, "prefill" if a < PROMPT else "decode", unrotated=lambda pre=pre: pre)
-        out.append(method.attend(*(at.rope.apply(x, pos) for x in pre), v[:, :, piece], state, at, step))
+        q_at, k_at = (at.rope.apply(x, pos) for x in pre)
+        out.append(method.attend(q_at, k_at, v[:, :, piece], state, at, step))
         a, prompt = a + n, min(PROMPT, a + n)
         expect_bytes()
         if a == PROMPT:
