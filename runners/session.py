@@ -23,6 +23,7 @@ from torch import Tensor
 from kvfrontier.methods import state as states
 from kvfrontier.methods.contract import Footprint, Method, Phase, Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.per_layer import PerLayer
 from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.bridge import Bridge, TokenCount, UnsupportedModel
 from kvfrontier.runners.errors import UsageError
@@ -110,16 +111,11 @@ class Session:
 
         self._brought = []
         chosen: list[Method] = []
+        self._refuse_choices_without_effect(bridge)
         for layer in bridge.layers:
             self.method.validate(layer)
-            method = self.method.at(layer)
-            if layer.window is not None:
-                if method is not self.method:
-                    raise ValueError(
-                        f"layer {layer.index} has a window of {layer.window} of the model's own, and keeps it; choose "
-                        "full-attention layers"
-                    )
-                method = Window(window=layer.window).at(layer)
+            method = self.method if layer.window is None else Window(window=layer.window)
+            method = method.at(layer)
             source = method.source(layer)
             if source is not None and not (method.shareable and method == chosen[source]):
                 raise UnsupportedModel(
@@ -143,6 +139,16 @@ class Session:
             chosen.append(method)
         self.unrotated = any(method.unrotated for method in chosen)
         return chosen
+
+    def _refuse_choices_without_effect(self, bridge: Bridge) -> None:
+        """A choice for layers all of which the model windows would do nothing."""
+        for layers, _ in self.method.choices if isinstance(self.method, PerLayer) else ():
+            named = [layer for layer in bridge.layers if layer.index in layers.of(layer.count)]
+            if named and all(layer.window is not None for layer in named):
+                raise ValueError(
+                    f"layers {layers.spec} have a window of {named[0].window} of the model's own, and keep it; choose "
+                    "full-attention layers"
+                )
 
     def _layer(self, index: int) -> Layer:
         """The bridge's layer, with what its method brings."""

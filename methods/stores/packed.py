@@ -72,6 +72,10 @@ class PackedStore(Store):
         return max(codec.grain for codec in self.codecs)
 
     @property
+    def knob_step(self) -> int:
+        return self.grain
+
+    @property
     def streams(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.grain == 1 and self.sinks == 0
 
@@ -242,7 +246,10 @@ class PackedStore(Store):
         parts.append(attend(q, keys_at(k, settled), v, causal=True, window=window, **options))
         leaving = span.end - window - settled
         if leaving > 0:
-            k, v = (self._as_packed(codec, x[:, :, :leaving]) for codec, x in zip(self.codecs, (k, v), strict=True))
+            k, v = (
+                self._as_packed(codec, packed, x[:, :, :leaving])
+                for (codec, _, packed, _), x in zip(self._parts(state), (k, v), strict=True)
+            )
             o, total = attend(q[:, :, -leaving:], keys_at(k, settled), v, causal=True, **options)
             unseen = q.shape[2] - leaving
             o = torch.cat([o.new_zeros(*o.shape[:2], unseen, o.shape[3]), o], 2)
@@ -250,11 +257,13 @@ class PackedStore(Store):
             parts.append((o, total))
         return parts
 
-    def _as_packed(self, codec: Codec, x: Tensor) -> Tensor:
+    def _as_packed(self, codec: Codec, packed: Packed, x: Tensor) -> Tensor:
         """Tokens as a codec that packs one by one will leave them; a grouped one does not pack within a call."""
         if codec.grain > 1:
             return x
-        return self._turned(codec.decode(codec.encode(self._turned(x), []), []).to(x.dtype), back=True)
+        return self._turned(
+            codec.decode(codec.encode(self._turned(x), packed.fitted), packed.fitted).to(x.dtype), back=True
+        )
 
     def settle(self, state: Any) -> None:
         if not state.sealed:
@@ -275,7 +284,8 @@ class PackedStore(Store):
     def seal(self, state: Any) -> None:
         state.sealed = True
         for codec, _, packed, last in self._parts(state):
-            packed.fitted = codec.fit(last.view())
+            x = last.view()
+            packed.fitted = codec.fit(x[:, :, min(self.sinks, x.shape[2] - 1) :])
         self.settle(state)
 
     def take(self, state: Any, keep: Tensor) -> None:

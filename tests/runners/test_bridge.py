@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM
 
-from kvfrontier.methods import Dense, Kivi, Sinks
+from kvfrontier.methods import Dense, Kivi, Layers, PerLayer, Sinks, Window
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Buf, State, measure
@@ -190,6 +190,20 @@ def test_dense_with_the_models_windows_equals_the_models_own(kind: str) -> None:
         for layer, method in zip(session.layers, session.methods, strict=True):
             if layer.window is not None:  # drops what it cannot see
                 assert method.footprint(layer, 2, PROMPT, TOTAL - PROMPT).held.live == 2 * layer.window * layer.kv_bytes
+
+
+def test_other_methods_by_layer_leave_the_models_windows_alone() -> None:
+    model = tiny("gemma2")
+    chosen = PerLayer(Dense(), ((Layers("/1"), Kivi(4, 16, 16)),))
+    with Session(model, chosen) as session:
+        session.prefill(tokens()[:, :PROMPT])
+        for layer, method in zip(session.layers, session.methods, strict=True):
+            assert method == (Kivi(4, 16, 16) if layer.window is None else Window(24))
+        assert session.state_bytes() == session.footprint().held
+        windowed = next(layer.index for layer in session.layers if layer.window is not None)
+    idle = PerLayer(Dense(), ((Layers(str(windowed)), Kivi(4, 16, 16)),))
+    with pytest.raises(ValueError, match=rf"layers {windowed} have a window of 24 of the model's own"):
+        Session(model, idle).__enter__()
 
 
 @pytest.mark.parametrize("chunk", [None, 96])
