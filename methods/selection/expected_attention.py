@@ -6,7 +6,7 @@ prompt's queries, both rotated by R, the mean of RoPE's rotations over the next 
 
 averaged over the query heads of a group. As in NVIDIA's kvpress, the first `sinks` tokens take no part in mu and Sigma,
 and always stay. There the moments are those of the projected hidden states; here they are the queries' own, so that
-models that normalise their queries are served too.
+models that normalise their queries are served too. The last queries are among them, and count as any other.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ExpectedAttentionSelection(SealSelection):
 
     observes: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     wants_unrotated: ClassVar[bool] = True
+    query_sensitive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
