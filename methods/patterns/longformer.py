@@ -4,7 +4,8 @@
 
 Queries and keys of one residue modulo the dilation d form a text of their own, in which the window has no gaps; so d
 plain windows are computed, and nothing between. The state is what some later query may see: the global tokens, and the
-last (window - 1) d + 1. The paper's global tokens have projections of their own; here they have the model's.
+last (window - 1) d + 1. The paper's global tokens have projections of their own; here they have the model's. It
+dilates two heads of the higher layers and widens the window with depth; here all heads of all layers are alike.
 """
 
 from __future__ import annotations

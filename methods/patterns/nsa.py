@@ -2,7 +2,8 @@
 
     compressed   over block means: block c pools tokens [c stride, c stride + compress), once they are all there
     selected     over `topk` blocks of `block` tokens up to t: the first, t's own and the one before it, and those with
-                 the highest weight p in the compressed attention, summed over what overlaps and the heads of a group
+                 the highest weight p in the compressed attention, summed over what overlaps (equation 9 as printed
+                 names blocks that lie earlier) and the heads of a group
     window       over the last `window` tokens
 
     o_t = g_c o_compressed + g_s o_selected + g_w o_window

@@ -6,7 +6,9 @@ A token's mass is the attention weight that it has received so far,
     mass_s = sum over queries t >= s, and over the query heads of a group, of softmax(q_t K / sqrt(d))_s
 
 Of more than `budget` tokens the newest `recent` stay, and of the others those with the most mass. The weights are those
-over the tokens still there: what was dropped gets none, and takes its mass with it.
+over the tokens still there: what was dropped gets none, and takes its mass with it. So the state is bounded in the
+prompt too, as in algorithm 1; the official code attends to the whole prompt, and evicts for the first time when it has
+ended.
 """
 
 from __future__ import annotations

@@ -1,5 +1,9 @@
 """Key norm (Devoto et al. 2024, arXiv:2406.11430): keys of small norm are those that attention looks at, whatever the
-query. When the prompt ends, the tokens with the lowest ||k||_2 stay; no query is needed."""
+query. When the prompt ends, the tokens with the lowest ||k||_2 stay; no query is needed.
+
+In the first layers norm and attention have little to do with each other, and the authors leave these whole; here, as in
+NVIDIA's kvpress, all layers are treated alike.
+"""
 
 from __future__ import annotations
 

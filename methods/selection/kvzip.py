@@ -6,7 +6,8 @@ tokens; a token's score is the highest attention that it receives from the queri
 
 and the layer's best Hkv b tokens stay, in each head as many as deserve it (official code: the best over all layers).
 The official code leads each chunk in with a request in words, which a method, having no tokenizer, leaves out; what it
-keeps of it are the `lead` last tokens of the chunk before, from where on to repeat.
+keeps of it are the `lead` last tokens of the chunk before, from where on to repeat. Nor does a method know which tokens
+are the system prompt's, which the official code never evicts and adds to the keys of the softmax above.
 """
 
 from __future__ import annotations

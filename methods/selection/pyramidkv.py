@@ -7,7 +7,8 @@ window, layer l of L gets, along a straight line,
 The sum over layers is conserved: what a layer cannot use, since the text is shorter, goes to the others in proportion,
 and whole tokens are dealt by largest remainder. `official_rounding` does as the authors' code does: it flattens the
 line until layer 0 fits the text, gives every layer b where the text is shorter than 2 (b - w), and rounds its step
-down.
+down. Their runs have a window of 8 and pool scores by their maximum; here SnapKV's window and mean serve, so that
+budgets are all in which the two differ.
 
 L counts all attention layers. Those that the model itself windows keep their window, and their share is not used.
 """

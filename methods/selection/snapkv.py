@@ -2,7 +2,9 @@
 
 When the prompt ends: softmax of the last `window` queries over the past, summed over these queries, averaged over the
 query heads of a group, pooled along the tokens; the highest stay, and the window itself. The official code expands the
-grouped heads and selects for each; here the cache stays grouped, so that a group selects together.
+grouped heads and selects for each; here the cache stays grouped, so that a group selects together. Pooling is the mean,
+as in the official code unless told otherwise; its LongBench runs, whose window and kernel are the defaults here, take
+the maximum.
 """
 
 from __future__ import annotations

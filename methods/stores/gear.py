@@ -5,8 +5,9 @@
 Tokens are packed a `residual` at a time (the paper's buffer); each such block X [residual, d] of a head has its own
 three parts. S are the largest and the smallest of each vector (a channel's tokens of the block for keys, a token's
 channels for values), half of the share `outliers` each, by how much they exceed the others, so that codes span what is
-left. A B comes from a few steps of subspace iteration, as in the paper. There the prompt is one block; here it is many,
-so that A B follow the text more closely, and cost more. The codes lie along KIVI's axes.
+left. A B comes from a few steps of subspace iteration, as in the paper. There the prompt is one block, with a rank of
+its own, and a token's outliers are those of all heads together; here it is many blocks, so that A B follow the text
+more closely, and cost more, and all blocks and heads are alike. The codes lie along KIVI's axes.
 """
 
 from __future__ import annotations
