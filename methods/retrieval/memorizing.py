@@ -91,8 +91,10 @@ class NearestMemory(Memory):
         """Attention of each query to the nearest of the first seen[t] keys, in host memory."""
         n = keys.shape[2]
         grouped = q.unflatten(1, (layer.hkv, -1)).float()
-        # In the memory's one place keys are as they were stored, or all turned alike: their order is the same.
-        near = torch.einsum("bhgtd,bhnd->bhgtn", grouped.detach().to("cpu"), keys.detach().float())
+        # In the memory's one place keys are as they were stored, or all turned alike: their order is the same. Columns
+        # that positions add to a query say where, which is one place.
+        asked = grouped[..., : keys.shape[3]].detach().to("cpu")
+        near = torch.einsum("bhgtd,bhnd->bhgtn", asked, keys.detach().float())
         near = near.masked_fill(arange(0, n, keys) >= seen[:, None], -math.inf)
         index = near.topk(min(self.top, n)).indices
         k, v = (gather(x, index.flatten(2)).to(q.device) for x in (keys, values))
