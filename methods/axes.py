@@ -352,6 +352,9 @@ class Positions:
     def validate(self, layer: Layer) -> None:
         """Raise ValueError where the layer's positions cannot be served."""
 
+    def check(self, selection: Selection) -> None:
+        """Raise ValueError where these positions do not survive what the selection does."""
+
     def reach(self, trained: int) -> float:
         """The longest text for a model of `trained` positions."""
         return math.inf if self.any_length else trained

@@ -100,6 +100,7 @@ class Cached(Method):
                 "choose another selection"
             )
         self.memory.check(self.selection)
+        self.positions.check(self.selection)
         if self.memory.wants_unrotated and not self.positions.at_use:
             raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
 
