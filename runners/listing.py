@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kvfrontier.runners.errors import UsageError, unknown
+from kvfrontier.runners.plan import hardware
 from kvfrontier.runners.tables import show_table
 
 
@@ -192,6 +193,7 @@ def _task(choice: str) -> Mapping[str, Any]:
 
 
 def _devices() -> dict[str, Mapping[str, Any]]:
+    """What torch finds here, and what can be planned for."""
     from kvfrontier.runners import environment
 
     here: dict[str, Mapping[str, Any]] = {}
@@ -200,7 +202,14 @@ def _devices() -> dict[str, Mapping[str, Any]]:
             here[device] = {"available": True, "device": environment.device_name(environment.resolve_device(device))}
         except UsageError as error:
             here[device] = {"available": False, "device": str(error).partition(";")[0]}
-    return here
+    return here | {name: _planned(name) for name in hardware.names()}
+
+
+def _planned(name: str) -> Mapping[str, Any]:
+    """A device that `kvfrontier plan` knows."""
+    sheet = asdict(hardware.hardware(name))
+    del sheet["name"]
+    return {"available": "to plan for", "device": sheet.pop("summary"), **sheet}
 
 
 def _names(group: str) -> list[str]:

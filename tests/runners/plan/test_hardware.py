@@ -1,0 +1,33 @@
+import re
+
+import pytest
+
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.plan import hardware
+
+
+@pytest.mark.parametrize("name", hardware.names())
+def test_every_device_says_where_its_figures_are_from(name):
+    device = hardware.hardware(name)
+    assert device.name == name
+    assert re.match(r"https://\S+$", device.source)
+    assert device.summary
+
+
+@pytest.mark.parametrize("name", hardware.names())
+def test_figures_are_of_the_order_of_real_devices(name):
+    device = hardware.hardware(name)
+    assert 16e9 <= device.memory <= 1e12
+    assert 1e11 <= device.bandwidth <= 1e13
+    assert 1e13 <= device.flops <= 1e16
+
+
+def test_at_least_ten_devices_of_four_makers_and_processors_can_be_planned_for():
+    told = " ".join(hardware.hardware(name).summary for name in hardware.names())
+    assert len(hardware.names()) >= 10
+    assert all(maker in told for maker in ("NVIDIA", "AMD", "Apple", "CPU"))
+
+
+def test_a_misspelt_device_is_met_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'h100-80g'"):
+        hardware.hardware("h100-80gb")
