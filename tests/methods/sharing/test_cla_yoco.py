@@ -113,7 +113,7 @@ def test_layers_with_windows_latents_or_sharing_of_their_own_are_refused(text: A
     windowed = text.made("mistral", num_key_value_heads=2, head_dim=16, sliding_window=24)
     for model, method, reason in (
         (windowed, CLA(2), "layer 0 has a window of the model's own"),
-        (windowed, YOCO(), "window of 24 of the model's own"),
+        (windowed, YOCO(), "layer 2 has a window of the model's own"),
         (deepseek("deepseek_v3"), CLA(2), "layer 0 has latents"),
     ):
         with pytest.raises(ValueError, match=reason), Session(model, method):
