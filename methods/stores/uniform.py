@@ -24,6 +24,8 @@ from kvfrontier.methods.stores.packing import Codec, Column, lanes, lanes_of, pa
 
 Axis = Literal["channel", "token"]
 Kernel = Literal["eager", "compile"]
+#: Tokens of a block that a compiled kernel takes at once.
+COMPILED = 1024
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -117,7 +119,7 @@ class Uniform(Codec):
 @functools.cache
 def _kernel(what: Literal["scores", "mix"], axis: Axis, kernel: Kernel, bits: int) -> Callable[..., Tensor]:
     if kernel == "compile":
-        return torch.compile(functools.partial(fused, what, axis, bits), dynamic=True)
+        return _compiled(what, axis, bits)
     fold = {
         ("scores", "channel"): scores_by_channel,
         ("mix", "channel"): mix_by_channel,
@@ -125,6 +127,25 @@ def _kernel(what: Literal["scores", "mix"], axis: Axis, kernel: Kernel, bits: in
         ("mix", "token"): mix_by_token,
     }[what, axis]
     return lambda x, packed, scale, zero: fold(x, unpack(packed, bits), scale, zero)
+
+
+def _compiled(what: Literal["scores", "mix"], axis: Axis, bits: int) -> Callable[..., Tensor]:
+    """Blocks of one size by a compiled kernel, since for sizes that vary a compiler's loops are slow, and what is left
+    by folding. A size that cannot be compiled is an error (fullgraph)."""
+    kernel = torch.compile(functools.partial(fused, what, axis, bits), dynamic=False, fullgraph=True)
+    folded = _kernel(what, axis, "eager", bits)
+
+    def run(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        n, groups, parts = packed.shape[2], scale.shape[2], []
+        step = COMPILED if axis == "token" else max(1, COMPILED * groups // n) * (n // groups)
+        for a in range(0, n, step):
+            b = min(n, a + step)
+            rows = slice(a * groups // n, b * groups // n)
+            block = (x if what == "scores" else x[..., a:b], packed[:, :, a:b], scale[:, :, rows], zero[:, :, rows])
+            parts.append(kernel(*(y.contiguous() for y in block)) if b - a == step else folded(*block))
+        return torch.cat(parts, 3) if what == "scores" else torch.stack(parts).sum(0)
+
+    return run
 
 
 def fused(what: str, axis: Axis, bits: int, x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
