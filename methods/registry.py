@@ -84,10 +84,7 @@ class Entry:
 
 def _call(factory: Callable[..., Any], params: Mapping[str, Any], who: str, where: str) -> Any:
     """factory(**params), after its names and types are checked. `where` is the configuration's path to them."""
-    types, known = (
-        typing.get_type_hints(factory if inspect.isfunction(factory) else factory.__init__),
-        defaults(factory),
-    )
+    types, known = typing.get_type_hints(factory), defaults(factory)
     for key, value in params.items():
         if key not in known:
             raise ValueError(f"{who} has no parameter {key!r}" + nearest(key, known))
