@@ -1,29 +1,96 @@
 """What an attention method is. contract.py says it; the rooms hold the methods.
 
+cached.py    selection x store x memory x positions: the method that composes the four axes (axes.py)
+selection/   which tokens stay                     stores/      how they are held
+memory/      what becomes of those that leave      positions/   where keys are attended
+baselines/   dense, recompute                      retrieval/   everything is kept, a part is read
+patterns/    sparse patterns, kinds of heads       recurrent/   the past is a matrix
+segments/    memory tokens, text memories          sharing/     fewer heads, latents, shared layers
 attend/      softmax attention over q, k, v: one function a backend
-cached.py    selection x store x memory x positions: the method that composes (axes.py)
-baselines/   dense, recompute
-recurrent/   methods whose past is a matrix
-registry.py  names
+registry.py  names; per_layer.py: other methods in some layers
 """
 
+from kvfrontier.methods.axes import Memory, Positions, Selection, Store
 from kvfrontier.methods.baselines.dense import Dense
-from kvfrontier.methods.baselines.recompute import Recompute
-from kvfrontier.methods.cached import Cached
-from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.baselines.recompute import Recompute, WindowRecompute
+from kvfrontier.methods.cached import Cached, Composed
+from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.memory.infini import Infini
-from kvfrontier.methods.memory.moving_average import MovingAverage
+from kvfrontier.methods.memory.compressive import Compressive
+from kvfrontier.methods.memory.infini import Infini, InfiniDelta
+from kvfrontier.methods.memory.merging import LookM
+from kvfrontier.methods.memory.moving_average import MovingAverage, MovingAverageWeighted
+from kvfrontier.methods.memory.moving_average_window import MovingAverageWindow
+from kvfrontier.methods.memory.transformer_xl import TransformerXL
+from kvfrontier.methods.patterns.bigbird import BigBird
+from kvfrontier.methods.patterns.duo import Duo
+from kvfrontier.methods.patterns.longformer import Longformer
+from kvfrontier.methods.patterns.moba import Moba
+from kvfrontier.methods.patterns.nsa import Nsa
+from kvfrontier.methods.patterns.vertical_slash import VerticalSlash
 from kvfrontier.methods.per_layer import Layers, PerLayer
+from kvfrontier.methods.positions.alibi import Alibi
+from kvfrontier.methods.positions.linear import LinearInterpolation
+from kvfrontier.methods.positions.lm_infinite import LMInfinite
+from kvfrontier.methods.positions.ntk import Ntk
+from kvfrontier.methods.positions.self_extend import SelfExtend
+from kvfrontier.methods.positions.yarn import Yarn
+from kvfrontier.methods.recurrent.based import Based
+from kvfrontier.methods.recurrent.cosformer import CosFormer
+from kvfrontier.methods.recurrent.deltanet import DeltaNet
+from kvfrontier.methods.recurrent.gated_deltanet import GatedDeltaNet
+from kvfrontier.methods.recurrent.gla import GLA
+from kvfrontier.methods.recurrent.hybrid import Hybrid
 from kvfrontier.methods.recurrent.linear import Linear
-from kvfrontier.methods.registry import build, entries, get, register
+from kvfrontier.methods.recurrent.performer import Performer
+from kvfrontier.methods.recurrent.retnet import RetNet
+from kvfrontier.methods.recurrent.ssd import SSD
+from kvfrontier.methods.registry import build, component, components, entries, get, register
+from kvfrontier.methods.retrieval.infllm import InfLLM
+from kvfrontier.methods.retrieval.memorizing import Memorizing
+from kvfrontier.methods.retrieval.quest import Quest
+from kvfrontier.methods.segments.autocompressor import AutoCompressor
+from kvfrontier.methods.segments.gist import Gist
+from kvfrontier.methods.segments.rag import Rag
+from kvfrontier.methods.segments.rmt import Rmt
+from kvfrontier.methods.segments.summary import Summary
+from kvfrontier.methods.selection.adakv import AdaKV
+from kvfrontier.methods.selection.expected_attention import ExpectedAttention
+from kvfrontier.methods.selection.h2o import H2O
+from kvfrontier.methods.selection.key_norm import KeyNorm
+from kvfrontier.methods.selection.keydiff import KeyDiff
+from kvfrontier.methods.selection.kvzip import KVzip
+from kvfrontier.methods.selection.pyramidkv import PyramidKV
+from kvfrontier.methods.selection.random import Random
 from kvfrontier.methods.selection.snapkv import SnapKV
+from kvfrontier.methods.selection.tova import TOVA
 from kvfrontier.methods.selection.window import Sinks, Window
+from kvfrontier.methods.sharing.cla import CLA
+from kvfrontier.methods.sharing.gqa import GQA, MQA
+from kvfrontier.methods.sharing.mla import MLA
+from kvfrontier.methods.sharing.mla_svd import MlaSvd
+from kvfrontier.methods.sharing.yoco import YOCO
 from kvfrontier.methods.state import Buf, Bytes, Foreign, Host, State
-from kvfrontier.methods.stores.quantized import Kivi
+from kvfrontier.methods.stores.fp8 import Fp8Cache
+from kvfrontier.methods.stores.gear import GearCache
+from kvfrontier.methods.stores.kvquant import KVQuant
+from kvfrontier.methods.stores.low_rank import Palu
+from kvfrontier.methods.stores.offloaded import Offloaded
+from kvfrontier.methods.stores.paged import Paged
+from kvfrontier.methods.stores.quantized import Kivi, Quantized
+from kvfrontier.methods.stores.rotated import Rotated
+from kvfrontier.methods.stores.think import ThinK
+from kvfrontier.methods.stores.turboquant import TurboQuant
 
 __all__ = [
-    "Buf", "Bytes", "Cached", "Dense", "Footprint", "Foreign", "Host", "Infini", "Kivi", "Layer", "Layers",
-    "Linear", "Method", "MovingAverage", "PerLayer", "Recompute", "Sinks", "SnapKV", "State", "Step", "Window",
-    "build", "entries", "get", "register",
+    "AdaKV", "Alibi", "AutoCompressor", "Based", "BigBird", "Buf", "Bytes", "Cached", "CLA", "Composed",
+    "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign", "Fp8Cache",
+    "GatedDeltaNet", "GearCache", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
+    "KeyDiff", "KeyNorm", "Kivi", "KVQuant", "KVzip", "Layer", "Layers", "Linear", "LinearInterpolation",
+    "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MlaSvd", "Moba", "MovingAverage",
+    "MovingAverageWeighted", "MovingAverageWindow", "MQA", "Nsa", "Ntk", "Offloaded", "Paged", "Palu", "Performer",
+    "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "Rag", "Random", "Recompute", "RetNet", "Rmt",
+    "Rotated", "Run", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store", "Summary",
+    "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "Yarn", "YOCO",
+    "build", "component", "components", "entries", "get", "register",
 ]  # fmt: skip
