@@ -1,5 +1,5 @@
-"""What papers found of a cache, found again on the embedded model: KL from dense attention on 128 tokens of a play, after
-640 tokens were compressed."""
+"""What papers found of a cache, found again on the embedded model: KL from dense attention on 128 tokens of a play,
+after 640 tokens were compressed."""
 
 from __future__ import annotations
 
