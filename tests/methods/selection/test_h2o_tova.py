@@ -86,6 +86,13 @@ def test_a_block_holds_less_than_itself_over_the_budget(reference, block: int) -
     assert [selection.room(n) for n in range(80)] == [24 + block - m for m in held]
 
 
+def test_a_token_reads_the_mass_of_those_that_it_may_evict(reference) -> None:
+    """24 tokens, and of each the mass in two heads, in float32."""
+    footprint = H2O(24).footprint(reference.layer, 3, 1000)
+    assert footprint.read == 24 * (reference.layer.kv_bytes + 2 * 4)
+    assert footprint.held.live == 3 * footprint.read
+
+
 def test_more_than_the_recent_tokens_is_heavy() -> None:
     with pytest.raises(ValueError, match=r"method\.recent"):
         H2O(budget=16, recent=17)

@@ -80,6 +80,13 @@ def test_what_a_selection_keeps_is_what_the_basis_is_of(reference, qkv) -> None:
         torch.testing.assert_close(held, projected(kept[0, g], kept[0, g], 8), atol=1e-5, rtol=1e-5)
 
 
+def test_a_token_reads_the_bases_too(reference) -> None:
+    """Two heads' coordinates of 50 tokens, and a basis of 16 x 6 for keys and for values."""
+    footprint = Palu(6).footprint(reference.layer, 3, 50)
+    assert footprint.read == 2 * 2 * 6 * (50 + 16) * 4
+    assert footprint.held.payload == 3 * footprint.read
+
+
 def test_bad_values_say_what_to_change() -> None:
     with pytest.raises(ValueError, match=r"set method\.rank to at least 1"):
         Palu(0)

@@ -79,6 +79,13 @@ def test_heads_that_differ_have_no_slots_in_common() -> None:
             refused()
 
 
+def test_a_token_reads_the_lengths_of_the_heads() -> None:
+    """Four of them in int32, beside what is held of 50 tokens."""
+    footprint = RaggedStore().footprint(LAYER, 3, 50, sealed=True, bounded=True)
+    assert footprint.read == 50 * LAYER.kv_bytes + HKV * 4
+    assert footprint.held.live == 3 * footprint.read
+
+
 def test_a_scored_pass_is_forgotten(reference, qkv) -> None:
     """Tokens of phase "score" are dropped again behind heads of different lengths."""
     q, k, v = qkv

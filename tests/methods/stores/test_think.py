@@ -76,6 +76,13 @@ def test_channels_are_chosen_by_the_keys_that_a_selection_keeps(reference, qkv, 
     torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
 
 
+def test_a_token_reads_the_numbers_of_the_channels(reference) -> None:
+    """Of 50 tokens 40 have keys of 8 channels, whose numbers in int16 are read with them."""
+    footprint = ThinK(0.5, window=8).footprint(reference.layer, 3, 50)
+    assert footprint.read == 2 * (40 * 8 * 4 + 10 * 16 * 4 + 50 * 16 * 4) + 2 * 8 * 2
+    assert footprint.held.payload == 3 * footprint.read
+
+
 def test_bad_values_say_what_to_change() -> None:
     for bad in ({"ratio": 1.0}, {"window": 0}, {"queries": 0}):
         with pytest.raises(ValueError, match=f"method.{next(iter(bad))}"):
