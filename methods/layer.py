@@ -21,8 +21,9 @@ class Rope(Protocol):
         ...
 
     def rotate(self, x: Tensor, angles: Tensor, factor: float = 1.0) -> Tensor:
-        """Rotate x [B, H, T, D] by angles [B, T, R/2] (or [1, T, R/2]) in radians, one for each pair of the R dimensions
-        that the model turns, and multiply these by `factor`. `apply` is a rotation by positions times frequencies."""
+        """Rotate x [B, H, T, D] by angles [B, T, R/2] (or [1, T, R/2]) in radians, one for each pair of the R
+        dimensions that the model turns, and multiply these by `factor`. `apply` is a rotation by positions times
+        frequencies."""
         ...
 
     @property
@@ -47,8 +48,8 @@ class Layer:
     window         the model's own sliding window in tokens (a query sees `window` keys, its own included), or None
     softcap        logits become softcap * tanh(logits / softcap), or None
     source         index of the layer whose state this one reads, or None
-    latent         where the model caches latents (MLA): width of a token's latent and of its shared rotated key, both for
-                   all heads together; hkv, d and dv are then those of the expanded keys and values. Else None
+    latent         where the model caches latents (MLA): width of a token's latent and of its shared rotated key, both
+                   for all heads together; hkv, d and dv are then those of the expanded keys and values. Else None
     dtype, device  of keys and values
     rope           the model's rotation, or None where it has none
     hidden         width of the model's embeddings, or 0 where it is not known

@@ -184,6 +184,18 @@ def live_bytes_equal_analytic_bytes(method: Method) -> None:
 
 
 @check
+def a_decoded_token_reads_no_more_than_is_held(method: Method) -> None:
+    """Bytes read are some of what is held, of one sequence, and do not depend on the batch."""
+    layer = layer_for(method)
+    for prompt, new in ((PROMPT, 1), (PROMPT, NEW), (1000, 1)):
+        cost = method.footprint(layer, 1, prompt, new) + method.sequence_footprint(1, prompt, new)
+        read, payload = cost.read, cost.held.payload
+        assert 0 < read <= payload, f"{prompt} + {new} tokens: {read} bytes read a token, of {payload} that are held"
+        both = method.footprint(layer, 2, prompt, new) + method.sequence_footprint(2, prompt, new)
+        assert both.read == read, f"{read} bytes read for one sequence alone, and {both.read} for one of two"
+
+
+@check
 def bounded_state_stops_growing(method: Method) -> None:
     """Where declared, the state is as large after a million tokens as after some thousands; else it grows."""
     layer = layer_for(method)

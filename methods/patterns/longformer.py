@@ -48,7 +48,7 @@ class Longformer(Method):
     """
 
     window: int = 256
-    dilation: int = 2
+    dilation: int = 1
     global_tokens: int = 1
 
     bounded: ClassVar[bool] = True

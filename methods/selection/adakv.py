@@ -6,8 +6,8 @@ say how many tokens each head deserves; a share `alpha` of the budget is dealt t
     b_h = (1 - alpha) |{top Hkv (b - w) scores of the layer} in head h| + alpha (b - w)
 
 of which head h keeps its own best, beside the window of w. The layer's total is exact: whole tokens are dealt by
-largest remainder, where the official code rounds each head. It pools scores by their maximum; here SnapKV's mean
-serves, so that budgets are all in which the two differ.
+largest remainder, where the official code rounds each head. It pools scores by their maximum (pooling=max); here
+SnapKV's mean is the default, so that budgets are all in which the two differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.registry import component, register
-from kvfrontier.methods.selection.snapkv import SnapKVSelection
+from kvfrontier.methods.selection.snapkv import Pooling, SnapKVSelection
 from kvfrontier.methods.stores.ragged import RaggedStore
 
 
@@ -69,10 +69,12 @@ class AdaKVSelection(SnapKVSelection):
     cost="2 Hkv d (min(T, b) + generated) elements, and Hkv lengths; until seal 2 Hkv d T, and Hq d w of queries",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def AdaKV(budget: int = 256, window: int = 32, kernel: int = 7, alpha: float = 0.2) -> Cached:
+def AdaKV(
+    budget: int = 256, window: int = 32, kernel: int = 7, alpha: float = 0.2, pooling: Pooling = "mean"
+) -> Cached:
     """Ada-KV: SnapKV with more tokens in heads whose attention is spread out, and fewer in the others.
 
     budget: tokens that stay in each layer and head, on average over its heads, the window's among them; window: queries
-    that vote (always kept); kernel: width of the average pooling; alpha: share of the budget dealt to all heads alike.
+    that vote (always kept); kernel: width of the pooling; alpha: share of the budget dealt to all heads alike.
     """
-    return Cached(AdaKVSelection(budget, window, kernel, alpha), RaggedStore())
+    return Cached(AdaKVSelection(budget, window, kernel, pooling, alpha), RaggedStore())

@@ -7,8 +7,8 @@ window, layer l of L gets, along a straight line,
 The sum over layers is conserved: what a layer cannot use, since the text is shorter, goes to the others in proportion,
 and whole tokens are dealt by largest remainder. `official_rounding` does as the authors' code does: it flattens the
 line until layer 0 fits the text, gives every layer b where the text is shorter than 2 (b - w), and rounds its step
-down. Their runs have a window of 8 and pool scores by their maximum; here SnapKV's window and mean serve, so that
-budgets are all in which the two differ.
+down. Their runs have a window of 8 and pool scores by their maximum (window=8 pooling=max); here SnapKV's window and
+mean are the defaults, so that budgets are all in which the two differ.
 
 L counts all attention layers. Those that the model itself windows keep their window, and their share is not used.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
-from kvfrontier.methods.selection.snapkv import SnapKVSelection
+from kvfrontier.methods.selection.snapkv import Pooling, SnapKVSelection
 
 
 def apportion(total: int, shares: Sequence[int], limit: int) -> list[int]:
@@ -94,12 +94,17 @@ class PyramidKVSelection(SnapKVSelection):
     tags=("growing", "internal", "lossy", "per head"),
 )
 def PyramidKV(
-    budget: int = 256, window: int = 32, kernel: int = 7, beta: int = 20, official_rounding: bool = False
+    budget: int = 256,
+    window: int = 32,
+    kernel: int = 7,
+    beta: int = 20,
+    official_rounding: bool = False,
+    pooling: Pooling = "mean",
 ) -> Cached:
     """PyramidKV: SnapKV with more tokens in low layers and fewer in high ones.
 
     budget: tokens that stay in each layer and head, on average over layers, the window's among them; window: queries
-    that vote (always kept); kernel: width of the average pooling; beta: the highest layer gets 1/beta of the mean
+    that vote (always kept); kernel: width of the pooling; beta: the highest layer gets 1/beta of the mean
     beside the window; official_rounding: the authors' own, whose sum falls short of the budget.
     """
-    return Cached(PyramidKVSelection(budget, window, kernel, beta, official_rounding))
+    return Cached(PyramidKVSelection(budget, window, kernel, pooling, beta, official_rounding))

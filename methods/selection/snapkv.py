@@ -4,13 +4,13 @@ When the prompt ends: softmax of the last `window` queries over the past, summed
 query heads of a group, pooled along the tokens; the highest stay, and the window itself. The official code expands the
 grouped heads and selects for each; here the cache stays grouped, so that a group selects together. Pooling is the mean,
 as in the official code unless told otherwise; its LongBench runs, whose window and kernel are the defaults here, take
-the maximum.
+the maximum (pooling=max).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.selection.seal import SealSelection
 from kvfrontier.methods.state import Buf, State
+
+Pooling = Literal["mean", "max"]
 
 
 @dataclass
@@ -40,6 +42,7 @@ class SnapKVSelection(SealSelection):
 
     window: int = 32
     kernel: int = 7
+    pooling: Pooling = "mean"
 
     observes: ClassVar[tuple[Phase, ...]] = ("prefill", "decode")
     query_sensitive: ClassVar[bool] = True
@@ -68,7 +71,8 @@ class SnapKVSelection(SealSelection):
         unseen = arange(0, n, k) > arange(n - w, n, k)[:, None]
         # [B, Hkv, G, w, n] -> [B, Hkv, n]: sum over queries, mean over the group.
         past = x.masked_fill(unseen, float("-inf")).softmax(-1).sum(3).mean(2)[..., : n - w]
-        pooled = F.avg_pool1d(past, self.kernel, stride=1, padding=self.kernel // 2)
+        pool = F.avg_pool1d if self.pooling == "mean" else F.max_pool1d
+        pooled = pool(past, self.kernel, stride=1, padding=self.kernel // 2)
         return F.pad(pooled, (0, w), value=float("inf"))
 
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int, sealed: bool) -> Footprint:
@@ -84,10 +88,10 @@ class SnapKVSelection(SealSelection):
     cost="2 Hkv d (min(T, b) + generated) elements; until seal 2 Hkv d T, and Hq d w of queries",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def SnapKV(budget: int = 256, window: int = 32, kernel: int = 7) -> Cached:
+def SnapKV(budget: int = 256, window: int = 32, kernel: int = 7, pooling: Pooling = "mean") -> Cached:
     """SnapKV: at the end of the prompt keep the tokens that its last queries attend to.
 
     budget: tokens that stay in each layer and head, the window's among them; window: queries that vote (always kept);
-    kernel: width of the average pooling. What is generated comes on top.
+    kernel: width of the pooling, which takes the mean or the maximum. What is generated comes on top.
     """
-    return Cached(SnapKVSelection(budget, window, kernel))
+    return Cached(SnapKVSelection(budget, window, kernel, pooling))

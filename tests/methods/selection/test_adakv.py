@@ -67,7 +67,7 @@ def test_the_layers_total_is_exact_and_slots_are_a_partition() -> None:
         scores[..., -WINDOW:] = float("inf")
         for m in (9, 17, 40, 59):
             for alpha in (0.0, 0.2, 0.33, 1.0):
-                keep, gone = AdaKVSelection(m, WINDOW, KERNEL, alpha).choose(scores, m)
+                keep, gone = AdaKVSelection(m, WINDOW, KERNEL, alpha=alpha).choose(scores, m)
                 assert keep.shape == (3, 5 * m)
                 assert torch.equal(torch.cat([keep, gone], 1).sort(1).values, torch.arange(300).expand(3, 300))
                 assert (keep.diff(dim=1) > 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,8 +40,10 @@ def test_sinks_with_positions_in_the_cache(reference, qkv, chunks: list[int]) ->
     )
 
 
-@pytest.mark.parametrize(("budget", "kernel"), [(30, 5), (12, 1), (500, 7)])
-def test_snapkv(reference, qkv, budget: int, kernel: int, chunks: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("budget", "kernel", "pooling"), [(30, 5, "mean"), (12, 1, "mean"), (500, 7, "mean"), (30, 5, "max")]
+)
+def test_snapkv(reference, qkv, budget: int, kernel: int, pooling: Literal["mean", "max"], chunks: list[int]) -> None:
     """Weights of the last queries, summed, averaged over the group, pooled; the best stay with the window."""
     q, k, v = qkv
     qr, kr = reference.rotate(q), reference.rotate(k)
@@ -54,7 +58,8 @@ def test_snapkv(reference, qkv, budget: int, kernel: int, chunks: list[int]) -> 
                 )
         past = score[: reference.PROMPT - w].tolist()
         half = kernel // 2
-        pooled = [sum(past[max(0, i - half) : i + half + 1]) / kernel for i in range(len(past))]
+        near = [past[max(0, i - half) : i + half + 1] for i in range(len(past))]
+        pooled = [max(x) if pooling == "max" else sum(x) / kernel for x in near]
         best = sorted(range(len(past)), key=lambda i: -pooled[i])[: max(0, min(budget, reference.PROMPT) - w)]
         kept[g] = sorted(best) + list(range(reference.PROMPT - w, reference.PROMPT))
 
@@ -62,5 +67,5 @@ def test_snapkv(reference, qkv, budget: int, kernel: int, chunks: list[int]) -> 
         seen = list(range(t + 1)) if t < reference.PROMPT else kept[g] + list(range(reference.PROMPT, t + 1))
         return reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen])
 
-    got = reference.run(SnapKV(budget, w, kernel), q, k, v, chunks)
+    got = reference.run(SnapKV(budget, w, kernel, pooling), q, k, v, chunks)
     torch.testing.assert_close(got, reference.by_token(output), atol=3e-6, rtol=1e-5)

@@ -161,6 +161,8 @@ def test_axes_and_layers_are_chosen_on_the_command_line(run, tmp_path):
     assert answer.code == 0, answer.err
     (record,) = load_records(tmp_path / "results")
     assert record.info.label == "snapkv(budget=40)[0: dense]"
-    assert record.cell.method["selection"] == {"name": "snapkv", "budget": 40, "window": 32, "kernel": 7}
+    assert record.cell.method["selection"] == {
+        "name": "snapkv", "budget": 40, "window": 32, "kernel": 7, "pooling": "mean",
+    }  # fmt: skip
     assert record.cell.method["layers"] == {"0": {"name": "dense", "backend": "auto"}}
     assert record.memory.live_payload == record.memory.analytic_payload
