@@ -25,16 +25,16 @@ from kvfrontier.methods.memory.transformer_xl import TransformerXL
 from kvfrontier.methods.patterns.bigbird import BigBird
 from kvfrontier.methods.patterns.duo import Duo
 from kvfrontier.methods.patterns.longformer import Longformer
-from kvfrontier.methods.patterns.moba import Moba
-from kvfrontier.methods.patterns.nsa import Nsa
+from kvfrontier.methods.patterns.moba import MoBA
+from kvfrontier.methods.patterns.nsa import NSA
 from kvfrontier.methods.patterns.vertical_slash import VerticalSlash
 from kvfrontier.methods.per_layer import Layers, PerLayer
-from kvfrontier.methods.positions.alibi import Alibi
+from kvfrontier.methods.positions.alibi import ALiBi
 from kvfrontier.methods.positions.linear import LinearInterpolation
 from kvfrontier.methods.positions.lm_infinite import LMInfinite
-from kvfrontier.methods.positions.ntk import Ntk
+from kvfrontier.methods.positions.ntk import NTK
 from kvfrontier.methods.positions.self_extend import SelfExtend
-from kvfrontier.methods.positions.yarn import Yarn
+from kvfrontier.methods.positions.yarn import YaRN
 from kvfrontier.methods.recurrent.based import Based
 from kvfrontier.methods.recurrent.cosformer import CosFormer
 from kvfrontier.methods.recurrent.deltanet import DeltaNet
@@ -51,8 +51,8 @@ from kvfrontier.methods.retrieval.memorizing import Memorizing
 from kvfrontier.methods.retrieval.quest import Quest
 from kvfrontier.methods.segments.autocompressor import AutoCompressor
 from kvfrontier.methods.segments.gist import Gist
-from kvfrontier.methods.segments.rag import Rag
-from kvfrontier.methods.segments.rmt import Rmt
+from kvfrontier.methods.segments.rag import RAG
+from kvfrontier.methods.segments.rmt import RMT
 from kvfrontier.methods.segments.summary import Summary
 from kvfrontier.methods.selection.adakv import AdaKV
 from kvfrontier.methods.selection.expected_attention import ExpectedAttention
@@ -68,11 +68,11 @@ from kvfrontier.methods.selection.window import Sinks, Window
 from kvfrontier.methods.sharing.cla import CLA
 from kvfrontier.methods.sharing.gqa import GQA, MQA
 from kvfrontier.methods.sharing.mla import MLA
-from kvfrontier.methods.sharing.mla_svd import MlaSvd
+from kvfrontier.methods.sharing.mla_svd import MLASVD
 from kvfrontier.methods.sharing.yoco import YOCO
 from kvfrontier.methods.state import Buf, Bytes, Foreign, Host, State
-from kvfrontier.methods.stores.fp8 import Fp8Cache
-from kvfrontier.methods.stores.gear import GearCache
+from kvfrontier.methods.stores.fp8 import FP8
+from kvfrontier.methods.stores.gear import GEAR
 from kvfrontier.methods.stores.kvquant import KVQuant
 from kvfrontier.methods.stores.low_rank import Palu
 from kvfrontier.methods.stores.offloaded import Offloaded
@@ -83,14 +83,14 @@ from kvfrontier.methods.stores.think import ThinK
 from kvfrontier.methods.stores.turboquant import TurboQuant
 
 __all__ = [
-    "AdaKV", "Alibi", "AutoCompressor", "Based", "BigBird", "Buf", "Bytes", "Cached", "CLA", "Composed",
-    "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign", "Fp8Cache",
-    "GatedDeltaNet", "GearCache", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
+    "AdaKV", "ALiBi", "AutoCompressor", "Based", "BigBird", "Buf", "Bytes", "Cached", "CLA", "Composed",
+    "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign", "FP8",
+    "GatedDeltaNet", "GEAR", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
     "KeyDiff", "KeyNorm", "Kivi", "KVQuant", "KVzip", "Layer", "Layers", "Linear", "LinearInterpolation",
-    "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MlaSvd", "Moba", "MovingAverage",
-    "MovingAverageWeighted", "MovingAverageWindow", "MQA", "Nsa", "Ntk", "Offloaded", "Paged", "Palu", "Performer",
-    "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "Rag", "Random", "Recompute", "RetNet", "Rmt",
+    "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MLASVD", "MoBA", "MovingAverage",
+    "MovingAverageWeighted", "MovingAverageWindow", "MQA", "NSA", "NTK", "Offloaded", "Paged", "Palu", "Performer",
+    "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "RAG", "Random", "Recompute", "RetNet", "RMT",
     "Rotated", "Run", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store", "Summary",
-    "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "Yarn", "YOCO",
+    "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "YaRN", "YOCO",
     "build", "component", "components", "entries", "get", "register",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ class MobaState(State):
     tags=("growing", "internal", "exact", "per head"),
 )
 @dataclass(frozen=True)
-class Moba(Method):
+class MoBA(Method):
     """MoBA: each query head attends to its own block and to those of highest mean key.
 
     block: tokens of a block; topk: blocks that a query sees, its own among them.
@@ -102,5 +102,5 @@ class Moba(Method):
         held = buffer_footprint(batch, layer.kv_bytes, n, False)
         return replace(held, read=tokens * layer.kv_bytes) + means
 
-    def lossless(self, n: int) -> Moba:
+    def lossless(self, n: int) -> MoBA:
         return replace(self, topk=n // self.block + 1)

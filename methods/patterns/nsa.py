@@ -83,7 +83,7 @@ class NsaParameters(nn.Module):
     tags=("growing", "internal", "exact", "per head"),
 )
 @dataclass(frozen=True)
-class Nsa(Method):
+class NSA(Method):
     """Native sparse attention: pooled blocks, selected blocks and a window, gated.
 
     compress, stride: tokens of a pooled block, and from one to the next; block, topk: tokens of a selected block, and

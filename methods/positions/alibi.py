@@ -78,6 +78,6 @@ class Biased(AlibiPositions):
     cost="2 Hkv d T elements",
     tags=("growing", "internal", "lossy", "per layer"),
 )
-def Alibi() -> Cached:
+def ALiBi() -> Cached:
     """ALiBi: the full cache; instead of rotations a penalty that grows with distance. Needs training."""
     return Cached(positions=AlibiPositions())

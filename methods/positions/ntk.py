@@ -87,7 +87,7 @@ class NtkPositions(InCachePositions):
     cost="2 Hkv d T elements, keys before RoPE",
     tags=("growing", "internal", "lossy", "per layer"),
 )
-def Ntk(trained: int | None = None, factor: float = 1.0, step: int = 256) -> Cached:
+def NTK(trained: int | None = None, factor: float = 1.0, step: int = 256) -> Cached:
     """Dynamic NTK-aware scaling: the full cache, and a base of RoPE that grows with the text.
 
     trained: tokens that the model was made for (null: what it says); factor: how fast the base grows beyond them; step:

@@ -76,7 +76,7 @@ class YarnPositions(Stretched):
     cost="2 Hkv d T elements",
     tags=("growing", "internal", "lossy", "per layer"),
 )
-def Yarn(factor: float = 4.0, trained: int | None = None, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Cached:
+def YaRN(factor: float = 4.0, trained: int | None = None, beta_fast: float = 32.0, beta_slow: float = 1.0) -> Cached:
     """YaRN: the full cache, frequencies stretched by parts, and sharper attention.
 
     factor: how many times longer the text may be than `trained`, the tokens that the model was made for (null: what it

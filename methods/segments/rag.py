@@ -59,7 +59,7 @@ def bm25(passages: Tensor, question: Tensor, k1: float) -> Tensor:
     tags=("growing", "external", "lossy", "per sequence"),
 )
 @dataclass(frozen=True)
-class Rag(Reader):
+class RAG(Reader):
     """Retrieval: the prompt's token ids, and the passages that match the first question, read before it.
 
     passage: tokens of a passage; k: passages that are read, in the text's order; k1: how fast a repeated token counts

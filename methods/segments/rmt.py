@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     tags=("fixed", "internal", "lossy", "per sequence"),
 )
 @dataclass(frozen=True)
-class Rmt(Segments):
+class RMT(Segments):
     """Recurrent Memory Transformer: the current segment, and `memory` vectors from all before it.
 
     memory: vectors that are carried on; segment: tokens that are read between.

@@ -129,7 +129,7 @@ class LowRank(Method):
     cost="r T elements for all heads together; the factors are weights, Hkv (d + dv) r a layer",
     tags=("growing", "internal", "lossy", "per layer"),
 )
-def MlaSvd(rank: int = 64, backend: str = "auto") -> LowRank:
+def MLASVD(rank: int = 64, backend: str = "auto") -> LowRank:
     """Latents of a pretrained model: its key and value projections cut at a joint rank, keys rotated when attended.
 
     rank: elements kept of a token in each layer, of Hkv (d + dv). backend as in `dense`.

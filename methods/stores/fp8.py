@@ -71,7 +71,7 @@ class Fp8Store(PackedStore):
     cost="Hkv T (2 d + 4) bytes, without scales 2 Hkv d T; until seal 2 Hkv d T elements",
     tags=("growing", "internal", "lossy", "per layer"),
 )
-def Fp8Cache(format: Format = "e4m3", scaled: bool = True, residual: int = 0) -> Cached:
+def FP8(format: Format = "e4m3", scaled: bool = True, residual: int = 0) -> Cached:
     """Cache of 8-bit floating-point numbers, e4m3 or e5m2.
 
     scaled: a scale for each token and head; `residual` newest tokens stay in full.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kvfrontier.methods import Dense, Window
 from kvfrontier.methods.patterns import selected
-from kvfrontier.methods.patterns.moba import Moba
-from kvfrontier.methods.patterns.nsa import Nsa
+from kvfrontier.methods.patterns.moba import MoBA
+from kvfrontier.methods.patterns.nsa import NSA
 from kvfrontier.methods.patterns.selected import attend_selected
 
 
@@ -29,7 +29,7 @@ def test_moba_attends_to_the_blocks_of_highest_mean_key(reference, qkv, topk: in
         return reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen])
 
     torch.testing.assert_close(
-        reference.run(Moba(size, topk), q, k, v, chunks), reference.by_token(output), atol=5e-6, rtol=1e-5
+        reference.run(MoBA(size, topk), q, k, v, chunks), reference.by_token(output), atol=5e-6, rtol=1e-5
     )
 
 
@@ -58,7 +58,7 @@ def test_chosen_blocks_are_attended_and_no_others(reference, qkv, monkeypatch, c
 
 def test_moba_holds_mean_keys_and_reads_the_chosen_blocks(reference) -> None:
     """After 1,003 tokens, 8 a block: 125 means in float32; two heads a group choose 2 blocks each beside their own."""
-    footprint, layer = Moba(8, 3).footprint(reference.layer, 1, 1000, 3), reference.layer
+    footprint, layer = MoBA(8, 3).footprint(reference.layer, 1, 1000, 3), reference.layer
     means = 125 * 2 * 16 * 4
     assert footprint.held.payload == 1003 * layer.kv_bytes + means
     assert footprint.read == (4 * 8 + 3) * layer.kv_bytes + means
@@ -103,12 +103,12 @@ def test_nsa_is_the_mean_of_its_three_branches(
         branches = [reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen]) for seen in (near, chosen)]
         return (compressed + sum(branches)) / 3
 
-    got = reference.run(Nsa(compress, stride, block, 4, 13), q, k, v, chunks)
+    got = reference.run(NSA(compress, stride, block, 4, 13), q, k, v, chunks)
     torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
 
 
 def test_untrained_parameters_pool_by_the_mean_and_gate_equally(reference, qkv, chunks: list[int]) -> None:
-    method = Nsa(8, 4, 8, 4, 13)
+    method = NSA(8, 4, 8, 4, 13)
     layer = replace(reference.layer, params=method.module(reference.layer))
     with torch.no_grad():
         got, expected = (reference.run(method, *qkv, chunks, at) for at in (layer, reference.layer))
@@ -118,7 +118,7 @@ def test_untrained_parameters_pool_by_the_mean_and_gate_equally(reference, qkv, 
 @pytest.mark.parametrize(("branch", "same"), [(1, Dense()), (2, Window(13))], ids=["selected", "window"])
 def test_a_gate_opens_its_branch_alone(reference, qkv, chunks: list[int], branch: int, same) -> None:
     """All blocks selected are dense attention; the window is a window."""
-    method = Nsa(8, 4, 8, 12, 13)
+    method = NSA(8, 4, 8, 12, 13)
     params = method.module(reference.layer)
     with torch.no_grad():
         params.bias.fill_(-100.0)
@@ -130,7 +130,7 @@ def test_a_gate_opens_its_branch_alone(reference, qkv, chunks: list[int], branch
 
 def test_every_parameter_learns(reference, qkv) -> None:
     """Gates and pooling get a gradient; the MLP's first layer once its last is not zero."""
-    method = Nsa(8, 4, 8, 4, 13)
+    method = NSA(8, 4, 8, 4, 13)
     params = method.module(reference.layer)
     for pooling in (params.keys, params.values):
         for parameter in pooling.mlp[2].parameters():
@@ -143,7 +143,7 @@ def test_every_parameter_learns(reference, qkv) -> None:
 
 def test_nsa_reads_pooled_and_selected_blocks_and_the_window(reference) -> None:
     """After 1,003 tokens: 249 pooled blocks, 3 full blocks of 8 and 3 tokens of the own, and a window of 20."""
-    footprint, token = Nsa(8, 4, 8, 4, 20).footprint(reference.layer, 1, 1000, 3), reference.layer.kv_bytes
+    footprint, token = NSA(8, 4, 8, 4, 20).footprint(reference.layer, 1, 1000, 3), reference.layer.kv_bytes
     assert (footprint.held.payload, footprint.read) == ((1003 + 249) * token, (249 + 27 + 20) * token)
 
 
@@ -151,8 +151,8 @@ def test_bad_values_say_what_to_change() -> None:
     with pytest.raises(
         ValueError, match=r"compress 30 and block 64 must be multiples of stride 16.*set method\.compress"
     ):
-        Nsa(compress=30)
+        NSA(compress=30)
     with pytest.raises(ValueError, match=r"set method\.topk to at least 3"):
-        Nsa(topk=2)
+        NSA(topk=2)
     with pytest.raises(ValueError, match="set both to at least 1"):
-        Moba(topk=0)
+        MoBA(topk=0)

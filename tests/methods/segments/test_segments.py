@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from kvfrontier.methods import Method, registry
-from kvfrontier.methods.segments.rag import Rag, bm25
+from kvfrontier.methods.segments.rag import RAG, bm25
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
 
@@ -127,7 +127,7 @@ def score(question: list[int], passage: list[int], passages: list[list[int]], k1
 @pytest.mark.parametrize("step", [20, 5, 1])
 def test_rag(model: Any, step: int) -> None:
     """The passages that BM25 finds for the first call's tokens, and then what is decoded, as one plain text."""
-    got, _ = served(model, Rag(passage=8, k=3), step=step)
+    got, _ = served(model, RAG(passage=8, k=3), step=step)
     with torch.no_grad():
         for row in range(2):
             ids = tokens()[row].tolist()
@@ -150,14 +150,14 @@ def test_a_planted_passage_is_found_in_its_place() -> None:
     text = torch.randint(0, 50, (1, 1000), generator=torch.Generator().manual_seed(0))
     needle = torch.arange(60, 76)
     text[0, 320:336] = needle
-    found = Rag(passage=16, k=2).found(text, needle[None, 3:9])
+    found = RAG(passage=16, k=2).found(text, needle[None, 3:9])
     assert found.shape == (1, 32)
     assert torch.equal(found[0, :16], needle) or torch.equal(found[0, 16:], needle)
 
 
 def test_retrieved_text_waits_in_host_memory_and_is_not_read_before_it_is_asked_for(model: Any) -> None:
     ids = tokens(1)
-    with Session(model, Rag(passage=8, k=3)) as s:
+    with Session(model, RAG(passage=8, k=3)) as s:
         s.prefill(ids[:, :PROMPT])
         held = s.state_bytes()
         assert (held.device, held.host) == (0, PROMPT * 8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kvfrontier.methods import Dense, Layer
-from kvfrontier.methods.sharing.mla_svd import LowRank, MlaSvd
+from kvfrontier.methods.sharing.mla_svd import MLASVD, LowRank
 from kvfrontier.runners.session import Session
 
 
@@ -37,7 +37,7 @@ def test_a_rank_is_that_of_the_projections(text: Any, kind: str, rank: int, chun
                 weight.normal_(generator=torch.Generator().manual_seed(len(name)))
     ids = text.tokens()
     expected = text.own(cut(model, copy, rank), ids)
-    assert text.error(model, MlaSvd(rank), ids, expected, chunk) < 1e-5
+    assert text.error(model, MLASVD(rank), ids, expected, chunk) < 1e-5
     assert text.error(model, Dense(), ids, expected, chunk) > 1e-3
 
 
@@ -48,20 +48,20 @@ def test_the_full_rank_is_dense(text: Any, kind: str) -> None:
 
 
 def test_the_state_is_rank_elements_a_token(text: Any, llama: Any) -> None:
-    with Session(llama, MlaSvd(24)) as session:
+    with Session(llama, MLASVD(24)) as session:
         session.prefill(text.tokens()[:, :40])
         assert session.state_bytes().payload == 4 * 2 * 40 * 24 * 4
         factors: Any = session.layers[0].params
         assert factors.up.shape == (2 * (16 + 16), 24)
     planned = Layer(0, 1, 4, 2, 16, 16, 1.0)
-    assert MlaSvd(24).footprint(planned, 2, 40).held.payload == 2 * 40 * 24 * 4
+    assert MLASVD(24).footprint(planned, 2, 40).held.payload == 2 * 40 * 24 * 4
     assert LowRank().footprint(planned, 2, 40) == Dense().footprint(planned, 2, 40)
 
 
 def test_the_factors_are_the_same_every_time_and_learn(text: Any, llama: Any) -> None:
     found = []
     for _ in range(2):
-        with Session(llama, MlaSvd(24), grad=True) as session:
+        with Session(llama, MLASVD(24), grad=True) as session:
             session.prefill(text.tokens(), chunk=17).logsumexp(-1).sum().backward()
             factors: Any = session.layers[0].params
             found.append(factors.up)
@@ -71,11 +71,11 @@ def test_the_factors_are_the_same_every_time_and_learn(text: Any, llama: Any) ->
 
 def test_what_it_cannot_cut_is_refused(text: Any, llama: Any) -> None:
     for model, method, reason in (
-        (text.made("qwen3", num_key_value_heads=2, head_dim=16), MlaSvd(8), "normalizes its keys"),
-        (text.made("gpt_neox"), MlaSvd(8), "no k_proj and v_proj of its own"),
-        (llama, MlaSvd(65), r"rank 65 is more than the 64 .* lower method\.rank"),
+        (text.made("qwen3", num_key_value_heads=2, head_dim=16), MLASVD(8), "normalizes its keys"),
+        (text.made("gpt_neox"), MLASVD(8), "no k_proj and v_proj of its own"),
+        (llama, MLASVD(65), r"rank 65 is more than the 64 .* lower method\.rank"),
     ):
         with pytest.raises(ValueError, match=reason), Session(model, method):
             pass
     with pytest.raises(ValueError, match=r"set method\.rank to at least 1"):
-        MlaSvd(0)
+        MLASVD(0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kvfrontier.methods.stores import gear
-from kvfrontier.methods.stores.gear import Gear, GearCache, GearStore, subspace
+from kvfrontier.methods.stores.gear import GEAR, Gear, GearStore, subspace
 from kvfrontier.methods.stores.uniform import Uniform
 
 
@@ -86,14 +86,14 @@ def test_a_decoded_token_sees_full_blocks_repaired_and_the_newest_in_full(refere
         keys, values = (torch.cat([low[g, :n], x[0, g, n : t + 1]]) for low, x in zip(packed, (kr, v), strict=True))
         return reference.attend(qr[0, h, t], keys, values)
 
-    got = reference.run(GearCache(4, 16, 16, 2, 0.1), q, k, v, chunks)
+    got = reference.run(GEAR(4, 16, 16, 2, 0.1), q, k, v, chunks)
     torch.testing.assert_close(got, reference.by_token(output), atol=1e-4, rtol=1e-4)
 
 
 def test_bad_values_say_what_to_change() -> None:
     with pytest.raises(ValueError, match=r"change method\.residual or method\.group"):
-        GearCache(residual=40)
+        GEAR(residual=40)
     with pytest.raises(ValueError, match=r"change method\.rank"):
-        GearCache(rank=0)
+        GEAR(rank=0)
     with pytest.raises(ValueError, match="set it from 0 to below 1"):
-        GearCache(outliers=1.0)
+        GEAR(outliers=1.0)
