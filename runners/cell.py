@@ -200,7 +200,8 @@ class Bench:
                 f"budget {cell.budget.asked} is {cell.budget.limit} bytes, and no {cell.budget.knob} of "
                 f"{method_label(cell)} holds as little"
             )
-            return tuple(block(status="infeasible", reason=reason) for block in (Quality, Memory, Time))
+            refused: dict[str, Any] = {"status": "infeasible", "reason": reason}
+            return Quality(**refused), Memory(**refused), Time(**refused)
         return _feasible(lambda: self._quality(cell, say)), *self._measure(cell, say)
 
     def _open(self, cell: Cell) -> Callable[[], Session]:

@@ -151,7 +151,7 @@ def test_tokens_that_came_out_of_codes_into_the_residual_keep_their_values() -> 
 # One query, without a decoded past.
 
 
-@pytest.mark.parametrize("axes", itertools.product(["channel", "token"], repeat=2), ids="-".join)
+@pytest.mark.parametrize("axes", list(itertools.product(["channel", "token"], repeat=2)), ids="-".join)
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_folded_scales_give_what_decoded_tokens_give(
@@ -177,7 +177,7 @@ def test_folded_scales_give_what_decoded_tokens_give(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", itertools.product(["channel", "token"], repeat=2), ids="-".join)
+@pytest.mark.parametrize("axes", list(itertools.product(["channel", "token"], repeat=2)), ids="-".join)
 def test_the_compiled_kernel_gives_what_the_eager_one_gives(axes: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("kvfrontier.methods.stores.uniform.COMPILED", 48)
     g = torch.Generator().manual_seed(0)
