@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, list, check, report, bench-self."""
+"""The command `kvfrontier`: run, plan, list, check, report, bench-self."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier run method=window method.window=256 task=needle context=2048
   kvfrontier run -m method=dense,window,kivi2 context=512,1024 task=needle,perplexity
   kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
+  kvfrontier plan model=llama-3-8b method=dense,kivi4 context=131072 device=h100-80g   does it fit?
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o report                   tables, figures and a page from records
   kvfrontier bench-self -o bench                         our speed beside the library's
@@ -90,6 +91,29 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name", nargs="?", metavar="NAME")
     show.add_argument("--json", action="store_true", help="JSON instead of a table")
     show.set_defaults(serve=_list)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a model, a method and a context take of a device: does it fit?",
+        description=dedent("""\
+            Predicts memory and bounds time without weights and without the device: the state by closed forms, the peaks
+            by a run of the real code on tensors that have shapes alone, the times by a roofline. Values with commas
+            between them make a line each. Models: kvfrontier list models; devices: kvfrontier list devices.
+
+              kvfrontier plan model=llama-3-8b method=dense,kivi4,snapkv context=131072 device=h100-80g
+              kvfrontier plan model=qwen3-8b method=dense requests=32x500,1x16000 device=rtx-4090-24g
+              kvfrontier plan model=phi-4 method=window method.window=1024 context=16384 dtype=bf16 chunk=4096
+              kvfrontier plan model=hf model.path=my/config.json method=snapkv budget=25% context=32768
+
+            Also: new=1, decoded tokens of the context; chunk=null, the prompt in one call; logits=all, of every place.
+            """),
+        formatter_class=raw,
+    )
+    plan.add_argument(
+        "words", nargs="+", metavar="KEY=VALUE", help="as for kvfrontier run, and device, requests, chunk"
+    )
+    plan.add_argument("--json", action="store_true", help="JSON instead of a table")
+    plan.set_defaults(serve=_plan)
 
     check = commands.add_parser(
         "check",
@@ -195,6 +219,13 @@ def _list(options: argparse.Namespace) -> int:
     from kvfrontier.runners import listing
 
     listing.show(options.kind, options.name, options.json)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from kvfrontier.runners.plan import show
+
+    show.plan(options.words, as_json=options.json)
     return 0
 
 

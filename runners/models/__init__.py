@@ -24,7 +24,10 @@ from kvfrontier.runners.models.loaded import LoadedModel, resolve_dtype
 from kvfrontier.runners.models.pretrained import Pretrained
 from kvfrontier.runners.models.tiny import Tiny
 
-__all__ = ["KINDS", "LoadedModel", "cache_dir", "layers", "load", "resolve_device", "resolve_dtype", "skeleton"]
+__all__ = [
+    "KINDS", "LoadedModel", "cache_dir", "configuration", "layers", "load", "resolve_device", "resolve_dtype",
+    "skeleton",
+]  # fmt: skip
 
 #: `kind` of a YAML in configs/model, and the dataclass whose fields are its other keys.
 KINDS: dict[str, type[Embedded | Pretrained | Tiny]] = {"embedded": Embedded, "hf": Pretrained, "tiny": Tiny}
@@ -50,6 +53,11 @@ def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
     with FakeTensorMode():
         found = Bridge(skeleton(config)).layers
     return tuple(replace(layer, module=None, rope=None, dtype=torch.float32, device="cpu") for layer in found)
+
+
+def configuration(config: Mapping[str, Any]) -> Any:
+    """transformers' configuration of the model that `config` describes. Raises UsageError as `load` does."""
+    return _parse(config).configuration()
 
 
 def skeleton(config: Mapping[str, Any]) -> Any:

@@ -1,0 +1,196 @@
+"""The peak of a prefill and of decoding, before there is a model: the code that a run runs, on fake tensors.
+
+A fake tensor has a shape and a storage's size and no memory, so that the tracker of peak.py counts the bytes that a run
+on the CPU would hold, temporaries inside kernels apart. Nothing here knows the methods. Where a method takes a dense
+prefix, the text begins one chunk before its state grows for the last time: what comes before can only peak lower.
+
+What the bridge keeps of its look at a model's rotation is not counted: some hundred bytes, and the angles of a short
+call's positions where a method turns keys itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from kvfrontier.methods import Method, registry
+from kvfrontier.methods.contract import Phase
+from kvfrontier.methods.state import leaves
+from kvfrontier.runners import models
+from kvfrontier.runners.cache import cache_dir, locked, read_json
+from kvfrontier.runners.peak import track
+from kvfrontier.runners.plan.sizes import footprint
+from kvfrontier.runners.record import content_hash
+from kvfrontier.runners.session import Session
+
+Logits = Literal["last", "all"]
+#: What a method does that depends on its data has no shape here.
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides a peak.
+
+    model    keys of configs/model/*.yaml, and dtype
+    method   its parameters, complete
+    prompt, new   tokens that are read, and then decoded one by one
+    chunk    tokens of the prompt at a time, or None
+    logits   of the last position of each chunk, or of all of them
+    """
+
+    model: Mapping[str, Any]
+    method: Mapping[str, Any]
+    batch: int
+    prompt: int
+    new: int = 1
+    chunk: int | None = None
+    logits: Logits = "last"
+
+    @property
+    def pieces(self) -> list[int]:
+        """Tokens of each chunk."""
+        whole, rest = divmod(self.prompt, self.chunk or self.prompt)
+        return [self.chunk or self.prompt] * whole + [rest] * bool(rest)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes, weights and state included; `foreign` of them a hybrid model keeps in recurrent layers. Where the method
+    cannot run on fake tensors, `why` says so, and the peaks are 0."""
+
+    prefill: int = 0
+    decode: int = 0
+    foreign: int = 0
+    why: str = ""
+
+
+def peaks(run: Run) -> Peaks:
+    """The peaks of a run, from the cache where it is known. Raises ValueError where the method cannot serve the
+    model."""
+    file = cache_dir() / "plan" / f"{content_hash(_determining(run))}.json"
+    known = read_json(file)
+    if not known:
+        known = asdict(_simulate(run))
+        with locked(file):
+            part = file.with_name(f".{file.name}.{os.getpid()}.part")
+            part.write_text(json.dumps(known))
+            part.replace(file)
+    return Peaks(**known)
+
+
+def _determining(run: Run) -> list[Any]:
+    """All that a run's peaks depend on."""
+    return [
+        models.configuration(run.model).to_dict(),
+        run.model.get("dtype"),
+        dict(run.method),
+        [run.batch, run.prompt, run.new, run.chunk, run.logits],
+        registry.source_hash(run.method),
+        _own_source(),
+        [metadata.version("torch"), metadata.version("transformers")],
+    ]
+
+
+@cache
+def _own_source() -> str:
+    """The source of what runs a method, and of what counts."""
+    folder = Path(__file__).parents[1]
+    names = ("bridge.py", "session.py", "rows.py", "peak.py", "plan/peaks.py", "plan/sizes.py")
+    return content_hash([(folder / name).read_text(encoding="utf-8") for name in names])
+
+
+class _AllLogits(Session):
+    """A session that asks for the logits of every position, as a model's plain forward does."""
+
+    def _advance(self, ids: Tensor, phase: Phase, keep: int | None) -> Tensor:
+        return super()._advance(ids, phase, None)
+
+
+def _simulate(run: Run, shortened: bool = True) -> Peaks:
+    method = registry.build(run.method)
+    try:
+        with _without_tracebacks(), FakeTensorMode(), torch.no_grad():
+            return _watch(run, method, shortened)
+    except DATA_DEPENDENT as error:
+        return Peaks(why=f"its shapes depend on data ({error.func})")
+    except NotImplementedError as error:
+        return Peaks(why=f"an operator has no fake form ({str(error).strip().splitlines()[0]})")
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """torch logs an operator that fails on fake tensors, also where the failure is the answer to a question."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _watch(run: Run, method: Method, shortened: bool) -> Peaks:
+    model = models.skeleton({**run.model, "device": "cpu"})
+    weights = list(chain(model.parameters(), model.buffers()))
+    ids = torch.zeros(run.batch, run.prompt + run.new, dtype=torch.long)
+    open_session = Session if run.logits == "last" else _AllLogits
+    with track("cpu", external=weights) as memory, open_session(model, method) as session:
+        # What a text costs that is longer than the model was made for is a fair question.
+        session.bridge.max_positions = None
+        read = _adopt(session, run, len(model.get_input_embeddings().weight)) if shortened else 0
+        memory.reset_peak()
+        session.prefill(ids[:, read : run.prompt], chunk=run.chunk)
+        prefill = memory.peak
+        memory.reset_peak()
+        for i in range(run.prompt, run.prompt + run.new):
+            session.decode(ids[:, i : i + 1])
+        held = session.footprint().held.live
+        own = footprint(method, session.layers, run.batch, run.prompt, run.new).held.live
+        return Peaks(prefill, memory.peak, foreign=held - own)
+
+
+def _adopt(session: Session, run: Run, vocabulary: int) -> int:
+    """Stand where the last growth of the state is still to come; returns the tokens that were adopted."""
+    bridge, chosen = session.bridge, session.methods
+    if bridge.recurrent or bridge.latents or any(method.adopts is None for method in chosen):
+        return 0
+    n = _before_last_growth(session, run)
+    if not n:
+        return 0
+    B, layers = run.batch, session.layers
+    keys_values = [
+        (
+            torch.empty(B, layer.hkv, n, layer.d, dtype=layer.dtype),
+            torch.empty(B, layer.hkv, n, layer.dv, dtype=layer.dtype),
+        )
+        for layer in layers
+    ]
+    queries = [torch.empty(B, layer.hq, n, layer.d, dtype=layer.dtype) for layer in layers]
+    session.adopt(keys_values, torch.empty(B, 1, vocabulary)[:, -1], queries=queries, seal=False)
+    if any("[" in path for state in session.states for path, *_ in leaves(state)):
+        # A list of storages tells in how many calls they came.
+        session.reset()
+        return 0
+    return n
+
+
+def _before_last_growth(session: Session, run: Run) -> int:
+    """Tokens before the last whole chunk in which the state's storages grow. A chunk that is shorter peaks lower."""
+    ends = [piece * (i + 1) for i, piece in enumerate(run.pieces) if piece == run.pieces[0]]
+    live = [footprint(session.method, session.layers, run.batch, n, sealed=False).held.live for n in ends]
+    grown = [i for i in range(1, len(ends)) if live[i] > live[i - 1]]
+    return ends[grown[-1] - 1] if grown else 0

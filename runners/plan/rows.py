@@ -1,0 +1,188 @@
+"""One line of a plan: what a cell takes, whether it fits, what would fit, and how long it takes at best.
+
+The state is exact, by the closed forms. The peak is that of the real code on fake tensors. What fits at another context
+or batch is found from both: the state in closed form, and the rest of the peak (activations), which grows linearly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+from kvfrontier.methods import Layer, Method, registry
+from kvfrontier.runners import cell as cells
+from kvfrontier.runners import models
+from kvfrontier.runners.plan import roofline
+from kvfrontier.runners.plan.peaks import Logits, Peaks, Run, peaks
+from kvfrontier.runners.plan.sizes import footprint, most_held
+from kvfrontier.runners.plan.words import Asked
+from kvfrontier.runners.record import canonical_json
+
+_NUMBERS = (
+    "weights_bytes", "state_bytes", "slack_bytes", "prefill_peak_bytes", "decode_peak_bytes", "fits", "max_context",
+    "max_batch", "ttft_seconds", "ttft_bound", "token_seconds", "token_bound", "peaks_exact",
+)  # fmt: skip
+#: Where a search for what fits gives up: nothing bounds it before.
+MOST_TOKENS, MOST_ROWS = 1 << 30, 1 << 20
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One cell that is planned."""
+
+    asked: Asked
+
+    @cached_property
+    def method(self) -> Method:
+        return registry.build(self.asked.cell.method)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        dtype = models.resolve_dtype(self.asked.cell.dtype)
+        return [layer.at(dtype) for layer in _layers(canonical_json(self.asked.model))]
+
+    @cached_property
+    def anatomy(self) -> roofline.Anatomy:
+        return roofline.anatomy(self.asked.model)
+
+    @cached_property
+    def peaks(self) -> Peaks:
+        return self.peaks_at(self.asked.cell.context)
+
+    def peaks_at(self, context: int, logits: Logits | None = None) -> Peaks:
+        """Of this cell at another context. Where the method does not run on fake tensors, a bound: the peak of dense
+        attention, with all that this method holds on top."""
+        asked = self.asked
+        run = Run(
+            model=asked.model,
+            method=asked.cell.method,
+            batch=asked.cell.batch,
+            prompt=context - asked.new,
+            new=asked.new,
+            chunk=asked.chunk,
+            logits=logits or asked.logits,
+        )
+        found = peaks(run)
+        if not found.why:
+            return found
+        dense = peaks(replace(run, method=registry.complete({"name": "dense"})))
+        on_top = most_held(self.method, self.layers, run.batch, run.prompt, run.new)
+        return replace(dense, prefill=dense.prefill + on_top, decode=dense.decode + on_top, why=found.why)
+
+    # ---------------------------------------------------------------------------------------- what fits
+
+    def _base(self, context: int, batch: int) -> int:
+        """Weights and state at the fuller of two points, before seal and at the end."""
+        prompt = context - self.asked.new
+        foreign = self.peaks.foreign * batch // self.asked.cell.batch
+        return self.anatomy.weights + foreign + most_held(self.method, self.layers, batch, prompt, self.asked.new)
+
+    @cached_property
+    def _activations(self) -> tuple[float, float]:
+        """The rest of the peak, as a line over the context: bytes at 0, and bytes a token."""
+        context = self.asked.cell.context
+        # Two chunks show what grows, and are soon run.
+        short = max(self.asked.new + 1, min(context // 2, 2 * (self.asked.chunk or context)))
+        rest = {}
+        for n in (short, context):
+            there = self.peaks_at(n)
+            rest[n] = max(0, max(there.prefill, there.decode) - self._base(n, self.asked.cell.batch))
+        slope = (rest[context] - rest[short]) / max(1, context - short)
+        return rest[context] - slope * context, slope
+
+    def _peak(self, context: int, batch: int) -> float:
+        at_0, slope = self._activations
+        rest = max(0.0, at_0 + max(0.0, slope) * context)
+        return self._base(context, batch) + rest * batch / self.asked.cell.batch
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of the longest context that fits, in whole chunks; MOST_TOKENS where nothing bounds it."""
+        batch, step = self.asked.cell.batch, self.asked.chunk or 256
+        return step * _largest(lambda n: self._peak(n * step, batch) <= self.asked.hardware.memory, MOST_TOKENS // step)
+
+    @property
+    def max_batch(self) -> int:
+        """Sequences of this context that fit."""
+        context = self.asked.cell.context
+        return _largest(lambda b: self._peak(context, b) <= self.asked.hardware.memory, MOST_ROWS)
+
+    # ---------------------------------------------------------------------------------------- the row
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        cell = self.asked.cell
+        return {
+            "model": self.asked.choice,
+            "method": cells.method_label(cell),
+            "device": self.asked.hardware.name,
+            "dtype": cell.dtype,
+            "context": cell.context,
+            "batch": cell.batch,
+            "chunk": self.asked.chunk,
+        }
+
+    def refused(self, why: str) -> dict[str, Any]:
+        """The row of a cell that cannot be run."""
+        return {**self._named, **dict.fromkeys(_NUMBERS), "note": why}
+
+    def row(self) -> dict[str, Any]:
+        """Sizes in bytes, times in seconds."""
+        asked = self.asked
+        cell, device = asked.cell, asked.hardware
+        found = self.peaks
+        prompt = cell.context - asked.new
+        at_end = footprint(self.method, self.layers, cell.batch, prompt, asked.new)
+        held = most_held(self.method, self.layers, cell.batch, prompt, asked.new)
+        ttft = roofline.prefill(device, self.anatomy, self.layers, cell.batch, prompt, asked.chunk, held)
+        token = roofline.decode(
+            device, self.anatomy, self.layers, cell.batch, cell.context, at_end.read + found.foreign // cell.batch
+        )
+        return {
+            **self._named,
+            "weights_bytes": self.anatomy.weights,
+            "state_bytes": at_end.held.payload + found.foreign,
+            "slack_bytes": at_end.held.slack,
+            "prefill_peak_bytes": found.prefill,
+            "decode_peak_bytes": found.decode,
+            "fits": max(found.prefill, found.decode) <= device.memory,
+            "max_context": self.max_context,
+            "max_batch": self.max_batch,
+            "ttft_seconds": ttft.seconds,
+            "ttft_bound": ttft.bound,
+            "token_seconds": token.seconds,
+            "token_bound": token.bound,
+            "peaks_exact": not found.why,
+            "note": self.note,
+        }
+
+    @property
+    def note(self) -> str:
+        """What a reader must know before the numbers."""
+        notes = []
+        positions = getattr(models.configuration(self.asked.model).get_text_config(), "max_position_embeddings", None)
+        if positions and self.asked.cell.context > positions:
+            notes.append(f"the model was made for {positions} positions")
+        if self.peaks.why:
+            notes.append(f"peaks are bounds: {self.peaks.why}")
+        return "; ".join(notes)
+
+
+@lru_cache(maxsize=16)
+def _layers(model: str) -> tuple[Layer, ...]:
+    return models.layers(json.loads(model))
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest of 1..most that fits, or 0: doubling, then bisection."""
+    high = 1
+    while high <= most and fits(high):
+        high *= 2
+    low, high = high // 2, min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

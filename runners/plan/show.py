@@ -1,0 +1,89 @@
+"""A plan for a person to read, or for a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.plan import words
+from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS, Planned
+from kvfrontier.runners.plan.words import Asked
+from kvfrontier.runners.progress import working
+from kvfrontier.runners.tables import show_table
+
+COLUMNS = (
+    "method", "context", "batch", "weights", "state", "prefill peak", "decode peak", "fits", "max context", "max batch",
+    "TTFT", "a token",
+)  # fmt: skip
+_GIB = 1 << 30
+
+
+def plan(asked: Sequence[str], *, as_json: bool) -> None:
+    """Print the plan of these words. Raises UsageError where they ask for nothing that can be planned."""
+    cells = words.read(asked)
+    rows = []
+    with working("planning") as say:
+        for cell in cells:
+            say(f"{cell.choice} {cell.cell.method['name']} {cell.cell.context}")
+            rows.append(_row(cell))
+    if not any(row["fits"] is not None for row in rows):
+        raise UsageError(rows[0]["note"])
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        show_rows(rows)
+
+
+def _row(asked: Asked) -> dict[str, Any]:
+    """A cell's row; where the method cannot serve the model, its note says why."""
+    budget = asked.cell.budget
+    if budget is not None and budget.infeasible:
+        return Planned(asked).refused(f"nothing of this method is as small as budget={budget.asked}")
+    try:
+        return Planned(asked).row()
+    except ValueError as error:
+        return Planned(asked).refused(str(error))
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for each model, dtype and device, and below it the notes."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['model']}, {row['dtype']}, on {row['device']}", []).append(row)
+    for title, members in groups.items():
+        show_table(title, COLUMNS, map(_cells, members), numbers=COLUMNS[1:])
+        for note in dict.fromkeys(f"{row['method']}: {row['note']}" for row in members if row["note"]):
+            print(note)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    first = (row["method"], str(row["context"]), str(row["batch"]))
+    if row["fits"] is None:
+        return (*first, *("-" for _ in COLUMNS[len(first) :]))
+    return (
+        *first,
+        size(row["weights_bytes"]),
+        size(row["state_bytes"]),
+        size(row["prefill_peak_bytes"]),
+        size(row["decode_peak_bytes"]),
+        "yes" if row["fits"] else "no",
+        _count(row["max_context"], MOST_TOKENS),
+        _count(row["max_batch"], MOST_ROWS),
+        f"{_seconds(row['ttft_seconds'])} ({row['ttft_bound']})",
+        f"{_seconds(row['token_seconds'])} ({row['token_bound']})",
+    )
+
+
+def size(n: float) -> str:
+    """Bytes in GiB, or in MiB where that is too coarse."""
+    return f"{n / _GIB:.2f} GiB" if n >= _GIB / 4 else f"{n / (1 << 20):.2f} MiB"
+
+
+def _count(n: int, most: int) -> str:
+    return "any" if n > most // 2 else f"{n:,}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.2f} ms"

@@ -1,0 +1,85 @@
+"""The words of `kvfrontier plan`: key=value, where commas make a product of cells.
+
+Keys of its own are requests (32x500: as many sequences of that many tokens), device (of configs/hardware), chunk, new
+and logits; all others are those of `kvfrontier run`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from kvfrontier.runners import cell as cells
+from kvfrontier.runners import compose
+from kvfrontier.runners.errors import UsageError, unknown
+from kvfrontier.runners.plan.hardware import Hardware, hardware
+from kvfrontier.runners.plan.peaks import Logits
+from kvfrontier.runners.record import Cell
+
+_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+#: What is planned where nothing else is asked for.
+_USUAL = {"dtype": "bf16", "chunk": "4096", "new": "1", "logits": "last", "device": "h100-80g"}
+_REQUESTS = re.compile(r"(\d+)x(\d+)")
+#: A comma that stands in no bracket.
+_COMMA = re.compile(r",(?![^\[{(]*[\]})])")
+_FOR_RUN = {"chunk": "protocol.chunk", "new": "meter.decode_tokens"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One line of the plan: a cell, its model's keys, the device that need not be there, and which logits are made."""
+
+    cell: Cell
+    choice: str
+    model: dict[str, Any]
+    hardware: Hardware
+    logits: Logits
+
+    @property
+    def chunk(self) -> int | None:
+        return self.cell.protocol["chunk"]
+
+    @property
+    def new(self) -> int:
+        """Decoded tokens of the context; the rest is the prompt."""
+        return self.cell.protocol["decode_tokens"]
+
+
+def read(words: Sequence[str]) -> list[Asked]:
+    """The cells that the words ask for, in the order of the words. Raises UsageError, with what to change."""
+    values: dict[str, list[str]] = {key: [value] for key, value in _USUAL.items()}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{word!r} is not KEY=VALUE; write for example model=llama-3-8b context=131072")
+        values[key] = [one for one in _COMMA.split(value) if one]
+    if "requests" in values and {"context", "batch"} & set(values):
+        raise UsageError("requests=NxT says both batch and context; leave these out")
+    compose.register()
+    return list(_product(values))
+
+
+def _product(values: dict[str, list[str]]) -> Iterator[Asked]:
+    for combination in itertools.product(*values.values()):
+        yield _asked(dict(zip(values, combination, strict=True)))
+
+
+def _asked(words: dict[str, str]) -> Asked:
+    if "requests" in words:
+        found = _REQUESTS.fullmatch(asked := words.pop("requests"))
+        if not found:
+            raise UsageError(f"requests={asked} is no number of texts; write 32x500 for 32 of 500 tokens")
+        words |= {"batch": found[1], "context": found[2]}
+    device, logits = words.pop("device"), words.pop("logits")
+    if logits not in ("last", "all"):
+        raise unknown("logits", logits, ("last", "all"))
+    words["dtype"] = _ALIASES.get(words["dtype"], words["dtype"])
+    config = compose.Composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
+    cell = cells.describe(config.config)
+    model = {**config.config["model"], "dtype": cell.dtype}
+    if cell.protocol["decode_tokens"] >= cell.context:
+        raise UsageError(f"new={cell.protocol['decode_tokens']} leaves nothing of context {cell.context} to prefill")
+    return Asked(cell, config.choices["model"], model, hardware(device), cast(Literal["last", "all"], logits))
