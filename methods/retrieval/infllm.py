@@ -7,12 +7,15 @@ A block is found by its representative tokens, those to which the queries of the
     sim(t, block) = sum over heads of q_t . (mean of the keys of its representatives)
 
 A query attends, in one softmax, to sinks, window, the `blocks` blocks with the highest sim, and the tokens that have
-left and fill no block yet. All looked-up keys have one position: behind the sinks, at the window's edge.
+left and fill no block yet. All that has left stands in one place, the cache's first: just before the sinks, so that the
+farthest distance is `sinks` + `window` tokens. The official code puts the sinks there too, `window` tokens away.
 
 What is looked up depends on positions alone, so that chunks do not matter. A block is made when the token after its
 last one leaves; local queries are those of the last `voters` tokens before, by whole stretches of `block` tokens from
-the text's beginning; and each query looks up its own blocks, where the official code lets 512 share them. Keys are
-scored by the sum over the queries of a group, so that no grouped head needs keys of its own.
+the text's beginning, the same for all keys of a block, where the paper takes the `window` queries after each key; and
+each query looks up its own blocks, where the official code lets 512 share them. Keys are scored by the products above,
+as in the paper, summed over the queries of a group, so that no grouped head needs keys of its own; the official code
+sums the window's softmax weights, and each query head has its own representatives.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.patterns.gathered import attend_gathered
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.retrieval.one_place import in_one_place
 from kvfrontier.methods.selection.window import WindowSelection
 from kvfrontier.methods.state import Buf, Bytes, Host, State
 from kvfrontier.methods.stores.dense import KV, buffer_footprint
@@ -52,11 +56,6 @@ class Blocks(State):
     means: Buf
     votes: Tensor
     queries: int = 0
-
-
-def in_one_place(keys: Tensor, keys_at: KeysAt) -> Tensor:
-    """Keys [B, Hkv, n, D] as attended, all of them in the memory's first slot."""
-    return keys_at(keys.flatten(1, 2).unsqueeze(2), 0).view(*keys.shape[:3], -1)
 
 
 @component("memory", "blocks")

@@ -10,7 +10,9 @@ of two by a learned gate of each head, g = sigmoid(b):
     out = g attention(q, M_t) + (1 - g) attention(q, local)
 
 The paper's memory has no positions. Here found keys all stand in one place, just outside the window. The paper gives it
-to the 9th of 12 layers.
+to the 9th of 12 layers. It normalises keys and queries, drops the oldest keys of a full memory, searches it
+approximately and sends no gradient into it; here keys are the model's own, all of them stay, the search is exact, and a
+gradient reaches those that are found. b is a hyper-parameter here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.per_layer import Layers, PerLayer
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.registry import component, register
-from kvfrontier.methods.retrieval.infllm import in_one_place
+from kvfrontier.methods.retrieval.one_place import in_one_place
 from kvfrontier.methods.selection.window import WindowSelection
 from kvfrontier.methods.state import Buf, Bytes, Host
 from kvfrontier.methods.stores.dense import KV, buffer_footprint

@@ -9,8 +9,9 @@ a query a larger logit than
 A query reads the `pages` - 1 full pages with the highest bounds, and the last page, which is being filled. The prompt
 is attended in full; and so is all in the first `skip_layers` layers, where attention is not sparse.
 
-The official code was written for heads of their own; for grouped ones it lets every query head read other pages. Here
-the heads of a group read together, as their keys are one: a page's bound is the largest over them.
+That the last page is always read is what the official kernels do; the code of its accuracy tests lets that page
+compete with the others. It was written for heads of their own, and for grouped ones lets every query head read other
+pages. Here the heads of a group read together, as their keys are one: a page's bound is the largest over them.
 """
 
 from __future__ import annotations
