@@ -59,7 +59,9 @@ class AutoCompressor(Segments):
         return self.segment
 
     def reach(self, trained: int) -> float:
-        return max(0, (trained - self.segment) // self.summary) * self.segment
+        # The last segment needs no place for tokens that ask, as long as it is not full.
+        full = max(0, trained - self.segment) // self.summary
+        return full * self.segment + min(self.segment - 1, trained)
 
     def module(self, layer: Layer) -> LearnedTokens | None:
         return LearnedTokens(self.summary, layer) if layer.index == 0 else None

@@ -9,6 +9,7 @@ first memory is learned.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,7 +43,6 @@ class RMT(Segments):
     segment: int = 512
 
     bounded: ClassVar[bool] = True
-    any_length: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -54,6 +54,12 @@ class RMT(Segments):
     @property
     def length(self) -> int:
         return self.segment
+
+    def reach(self, trained: int) -> float:
+        # Without room for both copies of the memory around a whole segment, the first one must not become full.
+        if trained >= self.segment + 2 * self.memory:
+            return math.inf
+        return min(self.segment - 1, trained - self.memory)
 
     def module(self, layer: Layer) -> LearnedTokens | None:
         return LearnedTokens(self.memory, layer) if layer.index == 0 else None

@@ -188,7 +188,10 @@ def test_a_summary_cannot_be_trained_through(model: Any) -> None:
 @pytest.mark.parametrize(
     ("params", "reach"),
     [
-        ({"name": "autocompressor", "summary": 10, "segment": 48}, 8 * 48),
+        ({"name": "autocompressor", "summary": 10, "segment": 48}, 8 * 48 + 47),
+        ({"name": "autocompressor", "summary": 10, "segment": 120}, 119),
+        ({"name": "rmt", "memory": 10, "segment": 109}, 108),
+        ({"name": "rmt", "memory": 10, "segment": 500}, 118),
         ({"name": "gist", "tokens": 8}, 120),
         ({"name": "summary", "tokens": 8}, 120),
     ],
@@ -203,7 +206,7 @@ def test_learned_tokens_take_positions_of_the_model(model: Any, params: dict[str
 
 @pytest.mark.parametrize("name", ["rmt", "rag"])
 def test_what_reads_a_part_at_a_time_reads_a_text_of_any_length(model: Any, name: str) -> None:
-    params = {"rmt": {"segment": 64}, "rag": {"passage": 16}}[name]
+    params = {"rmt": {"segment": 108}, "rag": {"passage": 16}}[name]
     with Session(model, registry.build({"name": name, **params})) as s:
         s.prefill(tokens(1, 500), chunk=100)
         assert s.decode(tokens(1, 5)).isfinite().all()
