@@ -113,8 +113,8 @@ def _preset(segment: int, gate: float, update: Update) -> Cached:
 def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
     """Infini-attention: local attention in a segment, and a compressive matrix of what came before.
 
-    segment in tokens; gate: the logit beta that mixes memory and local attention (0: half and half), the same in every
-    head until it is trained.
+    segment in tokens (the paper's is 2,048); gate: the logit beta that mixes memory and local attention (0: half and
+    half), the same in every head until it is trained.
     """
     return _preset(segment, gate, "linear")
 
@@ -129,7 +129,7 @@ def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
 def InfiniDelta(segment: int = 256, gate: float = 0.0) -> Cached:
     """Infini-attention whose matrix takes in only what it does not hold yet (the delta rule).
 
-    segment in tokens; gate: the logit beta that mixes memory and local attention (0: half and half), the same in every
-    head until it is trained.
+    segment in tokens (the paper's is 2,048); gate: the logit beta that mixes memory and local attention (0: half and
+    half), the same in every head until it is trained.
     """
     return _preset(segment, gate, "delta")

@@ -52,7 +52,8 @@ class OneMatrix(Method):
     """Base of methods whose past is one matrix a key/value head. A subclass gives `shape` and `read_write`.
 
     Where a method has no softmax's normaliser, its queries are multiplied by the model's `layer.scale` (d^-1/2), and
-    the norm that its paper puts behind the heads is the model's matter, as are convolutions and output gates.
+    the norm that its paper puts behind the heads is the model's matter, as are convolutions and output gates. So are
+    positions: queries and keys come rotated where the model rotates them, which most of these papers do not.
     """
 
     bounded: ClassVar[bool] = True
