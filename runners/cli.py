@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="+", metavar="KEY=VALUE", help="as for kvfrontier run, and device, requests, chunk"
     )
     plan.add_argument("--json", action="store_true", help="JSON instead of a table")
+    plan.add_argument("--why", action="store_true", help="what dominates the peak, and what would help most")
+    plan.add_argument("--fit", action="store_true", help="methods and budgets that fit, best measured quality first")
+    plan.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="records for --fit (results)"
+    )
     plan.set_defaults(serve=_plan)
 
     check = commands.add_parser(
@@ -225,7 +230,10 @@ def _list(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from kvfrontier.runners.plan import show
 
-    show.plan(options.words, as_json=options.json)
+    if options.fit:
+        show.fit(options.words, options.results, as_json=options.json)
+    else:
+        show.plan(options.words, as_json=options.json, with_why=options.why)
     return 0
 
 

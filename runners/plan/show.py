@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import words
+from kvfrontier.runners.plan.fit import fitting
 from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS, Planned
+from kvfrontier.runners.plan.why import explain
 from kvfrontier.runners.plan.words import Asked
 from kvfrontier.runners.progress import working
 from kvfrontier.runners.tables import show_table
@@ -20,14 +23,18 @@ COLUMNS = (
 _GIB = 1 << 30
 
 
-def plan(asked: Sequence[str], *, as_json: bool) -> None:
-    """Print the plan of these words. Raises UsageError where they ask for nothing that can be planned."""
+def plan(asked: Sequence[str], *, as_json: bool, with_why: bool = False) -> None:
+    """Print the plan of these words, and, if asked, why it needs what it needs. Raises UsageError where they ask for
+    nothing that can be planned."""
     cells = words.read(asked)
     rows = []
     with working("planning") as say:
         for cell in cells:
             say(f"{cell.choice} {cell.cell.method['name']} {cell.cell.context}")
-            rows.append(_row(cell))
+            row = _row(cell)
+            if with_why and row["fits"] is not None:
+                row["why"] = explain(Planned(cell)).as_json()
+            rows.append(row)
     if not any(row["fits"] is not None for row in rows):
         raise UsageError(rows[0]["note"])
     if as_json:
@@ -54,6 +61,9 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         groups.setdefault(f"{row['model']}, {row['dtype']}, on {row['device']}", []).append(row)
     for title, members in groups.items():
         show_table(title, COLUMNS, map(_cells, members), numbers=COLUMNS[1:])
+        for row in members:
+            if "why" in row:
+                print(f"{row['method']} at {row['context']}: {row['why']['text']}")
         for note in dict.fromkeys(f"{row['method']}: {row['note']}" for row in members if row["note"]):
             print(note)
 
@@ -74,6 +84,20 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{_seconds(row['ttft_seconds'])} ({row['ttft_bound']})",
         f"{_seconds(row['token_seconds'])} ({row['token_bound']})",
     )
+
+
+def fit(asked: Sequence[str], results: Path, *, as_json: bool) -> None:
+    """Print what fits a device at a context. Raises UsageError where nothing does."""
+    with working("looking for what fits"):
+        rows = fitting(asked, results)
+    if not rows:
+        raise UsageError("no method fits; lower context or batch, or choose a larger device or a smaller model")
+    if as_json:
+        print(json.dumps(rows))
+        return
+    columns = ("method", "state", "peak, about", "measured")
+    lines = [(row["method"], size(row["state_bytes"]), size(row["peak_bytes"]), row["measured"]) for row in rows]
+    show_table(None, columns, lines, numbers=columns[1:3])
 
 
 def size(n: float) -> str:

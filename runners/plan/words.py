@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, cast
 
 from kvfrontier.runners import cell as cells
@@ -67,6 +68,12 @@ def _product(values: dict[str, list[str]]) -> Iterator[Asked]:
         yield _asked(dict(zip(values, combination, strict=True)))
 
 
+@cache
+def _composer() -> compose.Composer:
+    """One for all cells: what it has composed it keeps."""
+    return compose.Composer()
+
+
 def _asked(words: dict[str, str]) -> Asked:
     if "requests" in words:
         found = _REQUESTS.fullmatch(asked := words.pop("requests"))
@@ -77,7 +84,7 @@ def _asked(words: dict[str, str]) -> Asked:
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))
     words["dtype"] = _ALIASES.get(words["dtype"], words["dtype"])
-    config = compose.Composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
+    config = _composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
     cell = cells.describe(config.config)
     model = {**config.config["model"], "dtype": cell.dtype}
     if cell.protocol["decode_tokens"] >= cell.context:
