@@ -134,7 +134,8 @@ class Cached(Method):
 
     @property
     def shareable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.when == "never" and type(self.store) is DenseStore and not self.selection.views
+        plain = type(self.store) is DenseStore and not self.positions.unrotated
+        return self.selection.when == "never" and plain and not self.selection.views
 
     @property
     def unrotated(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -267,10 +268,11 @@ class Cached(Method):
             len(views) == 1 and self.memory.join is None and step.sinks is None and not self.selection.wants_weights
         )
         if self.selection.views and step.phase == "decode":
-            slots = self.selection.view(state.selection, q, S + T, layer)
+            placed = self._placed(q, q_pre, S, layer, step, positions)
+            slots = self.selection.view(state.selection, placed, S + T, layer)
             if slots is not None:
                 k, v = self.store.gather(state.store, slots)
-                part = attend(q, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=not one_part)
+                part = attend(placed, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=not one_part)
                 return part if step.sinks is None else add_sink_logits(part, step.sinks)
 
         def keys_at(keys: Tensor, slot: int, at: Positions = positions) -> Tensor:

@@ -112,7 +112,10 @@ def _limit(asked: str, layers: Sequence[Layer], batch: int, prompt: int) -> int:
 def _knob(method: Method, params: Mapping[str, Any]) -> tuple[str | None, int]:
     """Where in `params` the method's knob is, and in which steps it goes."""
     if isinstance(method, PerLayer):
-        method = method.default
+        method, named = method.default, (params.get("layers") or {}).get("default")
+        if named:
+            knob, step = _knob(method, named)
+            return knob and f"layers.default.{knob}", step
     if params["name"] != registry.COMPOSED or not isinstance(method, Cached):
         return method.knob, method.knob_step
     axis = next((axis for axis in ("selection", "store") if getattr(method, axis).knob), None)

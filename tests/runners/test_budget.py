@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvfrontier.methods import Layer, registry
-from kvfrontier.runners.budget import SIXTEEN_BITS, dense_payload, payload, solve
+from kvfrontier.runners.budget import SIXTEEN_BITS, _with, dense_payload, payload, solve
 from kvfrontier.runners.errors import UsageError
 
 #: Three layers of 2 heads of 32, the second with a window of the model's own. A token is 256 bytes a layer.
@@ -53,6 +53,7 @@ def test_layers_that_the_model_windows_take_their_part_of_the_budget() -> None:
         ({"name": "cached", "selection": "snapkv"}, "selection.budget"),
         ({"name": "cached", "store": "kivi"}, "store.residual"),
         ({"name": "window", "layers": {"1": "dense"}}, "window"),
+        ({"name": "window", "layers": {"default": "snapkv"}}, "layers.default.budget"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("asked", ["40%", "60%", "100%"])
@@ -66,8 +67,7 @@ def test_the_knob_is_the_largest_that_fits(params: dict[str, Any], knob: str, as
     # Every other value either holds no more, or does not fit, or is not taken.
     step = method.knob_step
     for value in range(step, prompt + step, step):
-        first, _, rest = knob.partition(".")
-        other = {**found.params, first: {**found.params[first], rest: value} if rest else value}
+        other = _with(found.params, knob, value)
         try:
             size = payload(registry.build(other), [layer], 1, prompt)
         except ValueError:

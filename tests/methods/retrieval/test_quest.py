@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kvfrontier.methods import Dense, Layer
 from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.positions.linear import LinearPositions
 from kvfrontier.methods.retrieval.quest import Quest, QuestSelection
 from kvfrontier.methods.state import measure
 from kvfrontier.methods.stores.offloaded import OffloadedStore
@@ -46,6 +47,30 @@ def test_a_decoded_token_reads_the_pages_with_the_highest_bounds(
         method = replace(method, store=store) if store else method
         got = reference.run(method, q, k, v, chunks)
         torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
+
+
+def test_pages_are_compared_and_read_at_stretched_positions(reference, qkv, chunks: list[int]) -> None:
+    """One page and the last, at positions divided by four."""
+    q, k, v = qkv
+    at = torch.arange(reference.T)[None] / 4
+    qr, kr = reference.rope.apply(q, at), reference.rope.apply(k, at)
+    group, page = reference.HQ // reference.HKV, 6
+
+    def output(h: int, g: int, t: int) -> Tensor:
+        seen = list(range(t + 1))
+        if t >= reference.PROMPT:
+            heads, last = qr[0, g * group : (g + 1) * group, t], t // page
+            bounds = [
+                max(float((head * kr[0, g, p * page : (p + 1) * page]).amax(0).sum()) for head in heads)
+                for p in range(last)
+            ]
+            best = max(range(last), key=bounds.__getitem__)
+            seen = [s for s in seen if s // page in (best, last)]
+        return reference.attend(qr[0, h, t], kr[0, g, seen], v[0, g, seen])
+
+    method = Cached(QuestSelection(page, 2, 0), positions=LinearPositions(4.0))
+    got = reference.run(method, q, k, v, chunks)
+    torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
 
 
 def test_with_pages_for_all_it_is_dense(reference, qkv, chunks: list[int]) -> None:

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 import yaml
 
-from kvfrontier.methods import registry
+from kvfrontier.methods import Cached, registry
 from kvfrontier.runners import cell, compose, tasks
 
 GROUPS = ("method", "model", "task", "tracker")
@@ -100,4 +100,13 @@ def test_a_choice_of_an_axis_composes_under_its_axis(composer):
     for axis in registry.AXES:
         for name in names(f"method/{axis}"):
             chosen = composer(["method=cached", f"method/{axis}={name}"]).config["method"][axis]
-            assert registry.build_component(axis, chosen) == registry.build_component(axis, chosen["name"])
+            built = registry.build_component(axis, chosen)
+            if name in registry.components(axis):
+                assert built == registry.build_component(axis, name)
+
+
+def test_a_preset_of_a_store_serves_a_composition(composer):
+    chosen = ["method=cached", "method/selection=snapkv", "method/store=kivi4", "method/memory=moving_average"]
+    method = registry.build(composer(chosen).config["method"])
+    assert isinstance(method, Cached)
+    assert method.store == registry.build_component("store", {"name": "kivi", "bits": 4})
