@@ -39,6 +39,8 @@ def fitting(asked: Sequence[str], results: Path) -> list[dict[str, Any]]:
     dense = Planned(words.read([*_without(asked, "method", "budget"), "method=dense"])[0])
     rest = max(dense.peaks.prefill, dense.peaks.decode) - _held(dense)
     rows = [row for planned in _candidates(asked) if (row := _row(planned, rest, known)) is not None]
+    # Some choices are another's name at its usual settings.
+    rows = list({row["method"]: row for row in rows}.values())
     return sorted(rows, key=lambda row: (row["quality"] is None, -(row["quality"] or 0.0), row["peak_bytes"]))
 
 
@@ -56,15 +58,23 @@ def _candidates(asked: Sequence[str]) -> Iterator[Planned]:
     budgets = [] if any(word.startswith("budget=") for word in asked) else [f"budget={share}" for share in BUDGETS]
     rest = [word for word in asked if word not in chosen]
     for method in methods:
-        for budget in (None, *budgets):
-            try:
-                (one,) = words.read([*rest, f"method={method}", *([budget] if budget else [])])
-            except ValueError:  # this method does not serve this model
-                break
-            if budget and (one.cell.budget is None or one.cell.budget.knob is None):
-                break
-            if one.cell.budget is None or not one.cell.budget.infeasible:
-                yield Planned(one)
+        try:
+            (one,) = words.read([*rest, f"method={method}"])
+            yield from (Planned(one), *_within(one, [*rest, f"method={method}"], budgets))
+        except ValueError:  # this method does not serve this model
+            continue
+
+
+def _within(one: words.Asked, asked: Sequence[str], budgets: Sequence[str]) -> Iterator[Planned]:
+    """The method at each budget that it can meet. A residual is no way to a budget: it goes in steps, and what such a
+    store holds is decided by its bits."""
+    method = registry.build(one.cell.method)
+    if method.knob is None or method.knob_step > 1:
+        return
+    for budget in budgets:
+        (smaller,) = words.read([*asked, budget])
+        if smaller.cell.budget is not None and not smaller.cell.budget.infeasible:
+            yield Planned(smaller)
 
 
 def _methods() -> Iterator[str]:

@@ -166,6 +166,10 @@ class Planned:
         positions = getattr(models.configuration(self.asked.model).get_text_config(), "max_position_embeddings", None)
         if positions and self.asked.cell.context > positions:
             notes.append(f"the model was made for {positions} positions")
+        cell, new = self.asked.cell, self.asked.new
+        held = footprint(self.method, self.layers, cell.batch, cell.context - new, new).held
+        if held.host:
+            notes.append(f"peaks count {held.host + held.host_slack} bytes that a GPU would keep on the host")
         if self.peaks.why:
             notes.append(f"peaks are bounds: {self.peaks.why}")
         return "; ".join(notes)

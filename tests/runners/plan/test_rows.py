@@ -52,6 +52,10 @@ def test_a_context_beyond_the_models_positions_is_said(planned):
     assert planned().note == ""
 
 
+def test_what_would_lie_on_the_host_is_said(planned):
+    assert "keep on the host" in planned("method=offloaded").note
+
+
 @pytest.mark.parametrize("method", ["dense", "window", "snapkv", "moving_average"])
 def test_state_bytes_are_what_a_session_holds_at_the_end(planned, method):
     import torch
