@@ -177,6 +177,8 @@ def test_folded_scales_give_what_decoded_tokens_give(
 
 
 @pytest.mark.slow
+# As for flex (test_attend.py): the compiler of this torch uses what torch itself deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("axes", list(itertools.product(["channel", "token"], repeat=2)), ids="-".join)
 def test_the_compiled_kernel_gives_what_the_eager_one_gives(axes: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("kvfrontier.methods.stores.uniform.COMPILED", 48)

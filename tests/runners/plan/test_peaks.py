@@ -13,7 +13,7 @@ from kvfrontier.runners.session import Session
 
 METHODS = {
     "dense": {}, "window": {"window": 40}, "kivi2": {"residual": 32, "group": 16}, "int8": {"residual": 0, "group": 16},
-    "paged": {}, "snapkv": {"budget": 64}, "h2o": {"budget": 64}, "moving_average": {},
+    "paged": {}, "snapkv": {"budget": 64}, "h2o": {"budget": 64, "block": 16}, "moving_average": {},
 }  # fmt: skip
 CELLS = [(method, dtype, chunk, batch) for method in METHODS for dtype in ("float32", "bfloat16")
          for chunk, batch in ((None, 1), (64, 1), (64, 2), (100, 1))]  # fmt: skip
