@@ -17,7 +17,7 @@ from PIL import Image
 from kvfrontier.analysis import figures, style
 from kvfrontier.analysis.report import page, tables, write_report
 from kvfrontier.analysis.report.standings import standings
-from kvfrontier.analysis.rows import boards
+from kvfrontier.analysis.rows import FAMILIES, boards
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -149,6 +149,11 @@ def test_figures_in_the_page_take_its_colours_and_name_their_points(report):
         assert not set(re.findall(r"#[0-9a-f]{6}\b", picture)) & set(style.themes())
         assert 'class="point"' in picture
     assert "kivi4\nagreement" in text.replace("top-1 agreement with dense attention", "agreement")
+
+
+def test_every_family_has_a_look_and_a_mark_on_the_page():
+    assert set(style.LOOKS) == set(FAMILIES)
+    assert {look.marker for look in [*style.LOOKS.values(), style.OTHER]} <= set(page._MARKERS)
 
 
 def test_text_from_records_is_escaped(cell_of):
