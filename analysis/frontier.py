@@ -112,6 +112,8 @@ def points(rows: Sequence[Row], column: Column, cost: Cost = "live") -> list[Poi
         quality = score.value if column.higher_is_better else -score.value
         # Recomputing pays in time what it saves in bytes, so it competes where both are counted.
         competes = row.competes or (cost == "live and time" and row.uncached)
+        # A share is taken at seal, where a text memory is text: its cache comes with the question.
+        competes = competes and not (cost == "share16" and "external" in row.info.tags)
         found.append(Point(row.method, quality, costs, competes))
     return found
 

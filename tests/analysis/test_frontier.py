@@ -94,6 +94,13 @@ def test_recompute_competes_only_where_time_counts(records):
     assert verdicts(rows, column, "live and time")["linear"].standing == "reference"
 
 
+def test_a_text_memory_does_not_compete_by_its_share_at_seal(cell_of):
+    (board,) = boards([cell_of("dense"), cell_of("window", info={"tags": ("growing", "external", "lossy")})])
+    column = board.headlines[0]
+    assert verdicts(board.rows, column, "share16")["window"].standing == "reference"
+    assert verdicts(board.rows, column)["window"].standing != "reference"
+
+
 def test_quantization_looks_better_by_bytes_of_an_fp32_run_than_by_share(records):
     (board,) = boards(records)
     rows, column = board.at(1024), board.headlines[0]
