@@ -95,7 +95,9 @@ def test_recompute_competes_only_where_time_counts(records):
 
 
 def test_a_text_memory_does_not_compete_by_its_share_at_seal(cell_of):
-    (board,) = boards([cell_of("dense"), cell_of("window", info={"tags": ("growing", "external", "lossy")})])
+    window = cell_of("window")
+    info = window.info.model_copy(update={"tags": ("growing", "external", "lossy")})
+    (board,) = boards([cell_of("dense"), window.model_copy(update={"info": info})])
     column = board.headlines[0]
     assert verdicts(board.rows, column, "share16")["window"].standing == "reference"
     assert verdicts(board.rows, column)["window"].standing != "reference"
