@@ -141,14 +141,18 @@ def _decode(model: LlamaForCausalLM, context: int, pairs: int, say: Callable[[st
     return _steps(claim, 0.85, model, methods.Dense(), DynamicCache(config=model.config), context, pairs, say)
 
 
+def _by_token(bits: int) -> methods.Method:
+    """As configs/method/int8.yaml and its like, in the peer's groups."""
+    return methods.Quantized(bits, group=HEAD_DIM, residual=128, key_axis="token")
+
+
 def _quantized(model: LlamaForCausalLM, bits: int, context: int, pairs: int, say: Callable[[str], None]) -> Row:
     """Both per token in groups of 64, the newest 128 tokens in full."""
     cache = QuantizedCache(
         "hqq", model.config, nbits=bits, axis_key=1, axis_value=1, q_group_size=HEAD_DIM, residual_length=128
     )
-    method = methods.build({"name": f"int{bits}", "group": HEAD_DIM, "residual": 128})
     claim = f"decode at {context} tokens, int{bits} against QuantizedCache with hqq at {bits} bits"
-    return _steps(claim, 1.0, model, method, cache, context, pairs, say)
+    return _steps(claim, 1.0, model, _by_token(bits), cache, context, pairs, say)
 
 
 def _steps(

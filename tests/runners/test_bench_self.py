@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kvfrontier.methods import Layer
 from kvfrontier.runners import bench_self
 from kvfrontier.runners.errors import UsageError
 
@@ -43,3 +44,11 @@ def test_a_run_writes_its_page(tmp_path: Path) -> None:
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 7"):
         bench_self.run(64, 3, "cpu", lambda _: None)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_quantized_rows_hold_as_many_bits_as_their_peer(bits: int) -> None:
+    layer = Layer(0, 1, 9, 3, 64, 64, 1.0)
+    held = bench_self._by_token(bits).footprint(layer, 1, 4096).held
+    # Codes, an fp16 scale and zero for 64 of them, and 128 tokens in full.
+    assert held.payload == 2 * 3 * (3968 * (64 * bits // 8 + 4) + 128 * 64 * 4)
