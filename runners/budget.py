@@ -5,8 +5,8 @@
     budget=64MiB    bytes in total, over all layers and rows
 
 A budget is compared with the method's analytic payload at `seal`, over all layers, with 16-bit elements whatever the
-run computes in: scales, residuals and scores are counted, slack is not. The prompt is what the memory pass reads:
-`context` less the decoded tokens. A method's knob (its `budget`, `window` or `residual`) is what is solved for; a
+run computes in: scales, residuals and scores are counted, slack is not. The prompt is the task's
+(`Task.prompt_tokens`). A method's knob (its `budget`, `window` or `residual`) is what is solved for; a
 method without one is shown at its own size and marked "not matched".
 """
 
@@ -16,12 +16,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kvfrontier.methods import Cached, Dense, Layer, Method, PerLayer, Window, registry
 from kvfrontier.runners.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.session import Session
 
 #: Budgets and shares are of dense attention at this many bits.
 SIXTEEN_BITS = torch.bfloat16
@@ -90,6 +93,31 @@ def payload(method: Method, layers: Iterable[Layer], batch: int, prompt: int) ->
 def dense_payload(layers: Iterable[Layer], batch: int, prompt: int) -> int:
     """Bytes that dense attention holds at 16 bits. Layers that the model windows hold their window."""
     return payload(Dense(), (layer.at(SIXTEEN_BITS) for layer in layers), batch, prompt)
+
+
+@dataclass(frozen=True)
+class At16Bits:
+    """Analytic payload at seal, with 16-bit elements: the method's and dense attention's, in bytes."""
+
+    method: int
+    dense: int
+
+    @property
+    def share(self) -> float | None:
+        """The method's over dense attention's; None for a model that needs no state."""
+        return self.method / self.dense if self.dense else None
+
+
+def at_16_bits(session: Session, batch: int, prompt: int) -> At16Bits:
+    """What a session that has just sealed `prompt` tokens in each of `batch` rows would hold at 16 bits."""
+    layers = session.layers
+    # What a hybrid model keeps is its own need, and stays under every method.
+    foreign = session.footprint().held.payload - payload(session.method, layers, batch, prompt)
+    at16 = [layer.at(SIXTEEN_BITS) for layer in layers]
+    return At16Bits(
+        method=foreign + payload(session.method, at16, batch, prompt),
+        dense=foreign + dense_payload(layers, batch, prompt),
+    )
 
 
 def _limit(asked: str, layers: Sequence[Layer], batch: int, prompt: int) -> int:

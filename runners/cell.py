@@ -51,7 +51,7 @@ def describe(config: Mapping[str, Any]) -> Cell:
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
     task = tasks.make(config["task"])
-    method, budget = _within_budget(config, _method_parameters(config["method"]))
+    method, budget = _within_budget(config, _method_parameters(config["method"]), task)
     return Cell(
         model=model_name(config["model"]),
         dtype=config["dtype"],
@@ -66,15 +66,16 @@ def describe(config: Mapping[str, Any]) -> Cell:
     )
 
 
-def _within_budget(config: Mapping[str, Any], method: dict[str, Any]) -> tuple[dict[str, Any], Budget | None]:
-    """The method's parameters with its knob solved for the budget, where one is asked for."""
+def _within_budget(
+    config: Mapping[str, Any], method: dict[str, Any], task: tasks.Task
+) -> tuple[dict[str, Any], Budget | None]:
+    """The method's parameters with its knob solved for the budget, where one is asked for: at the end of the task's
+    prompt, so that the scores are of a state within it."""
     asked = config.get("budget")
     if asked is None:
         return method, None
-    prompt = config["context"] - config["meter"]["decode_tokens"]
-    solved = _solve(
-        str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], max(1, prompt)
-    )
+    prompt = max(1, task.prompt_tokens(config["context"]))
+    solved = _solve(str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], prompt)
     found = Budget(asked=str(asked), limit=solved.limit, knob=solved.knob, value=solved.value, got=solved.got)
     return solved.params, found
 

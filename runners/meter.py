@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kvfrontier.methods.contract import Footprint, Method
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Bytes
-from kvfrontier.runners.budget import SIXTEEN_BITS, dense_payload, payload
+from kvfrontier.runners.budget import at_16_bits
 from kvfrontier.runners.peak import storage_bytes, track
 from kvfrontier.runners.record import Memory, Quartiles, Time
 
@@ -57,7 +57,7 @@ def measure_memory(
         session.prefill(prompt_ids, chunk=chunk)
         prefill_peak, sealed = memory.peak, session.state_bytes()
         wrong = _difference("at seal", session.footprint().held, sealed)
-        shares = _at_16_bits(session, B, T)
+        at16 = at_16_bits(session, B, T)
         memory.reset_peak()
         for i in range(R):
             session.decode(decode_ids[:, i : i + 1])
@@ -79,8 +79,8 @@ def measure_memory(
         live_slack=live.slack,
         live_host=live.host + live.host_slack,
         sealed_payload=sealed.payload,
-        dense16=shares.dense,
-        share16=shares.method / shares.dense if shares.dense else None,
+        dense16=at16.dense,
+        share16=at16.share,
         bytes_read=predicted.read,
         weights=storage_bytes(tensors),
         peak=max(prefill_peak, decode_peak),
@@ -119,25 +119,6 @@ def _outside_layers(session: Session, batch: int, prompt: int, new: int) -> int:
     """Payload of the sequence's state, and of what a hybrid model keeps in a cache of its own."""
     layers = _payload(method.footprint(layer, batch, prompt, new) for layer, method in _own_states(session))
     return session.footprint().held.payload - layers
-
-
-@dataclass(frozen=True)
-class _At16Bits:
-    """Payload at seal, with 16-bit elements: the method's and dense attention's."""
-
-    method: int
-    dense: int
-
-
-def _at_16_bits(session: Session, batch: int, prompt: int) -> _At16Bits:
-    layers = session.layers
-    # What a hybrid model keeps is its own need, and stays under every method.
-    foreign = session.footprint().held.payload - payload(session.method, layers, batch, prompt)
-    at16 = [layer.at(SIXTEEN_BITS) for layer in layers]
-    return _At16Bits(
-        method=foreign + payload(session.method, at16, batch, prompt),
-        dense=foreign + dense_payload(layers, batch, prompt),
-    )
 
 
 # ---------------------------------------------------------------------------------------------- time

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kvfrontier.runners.errors import UsageError
 
 #: Raised whenever a reader of older records would misread newer ones.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "oom", "infeasible", "failed", "skipped"]
 
@@ -54,6 +54,24 @@ class Quartiles(Block):
     n: int
 
 
+class QualityState(Block):
+    """What the state held in the runs that gave the scores, mean over the samples, in tokens and bytes.
+
+    A task seals where its own prompt ends, which is not where the memory pass does: these are the sizes that belong
+    to its scores.
+
+    sealed_tokens   tokens that had been read when the prompt was sealed
+    sealed_payload  bytes that the state held then, as run
+    share16         analytic payload then, with 16-bit elements, over dense attention's of those tokens
+    final_payload   bytes that the state held when the last token had been scored
+    """
+
+    sealed_tokens: float
+    sealed_payload: float
+    share16: float | None
+    final_payload: float
+
+
 class Quality(Block):
     """What the method answered. `sample_set` says which samples (n, seed, tokenizer, data revision): pairwise
     comparisons need it equal; `task_hash` says how they were scored: one column needs it equal."""
@@ -69,6 +87,8 @@ class Quality(Block):
     scores: dict[str, Score] = Field(default_factory=dict)
     #: Per-sample results: prompt length, target, generation, score; what `rescore` and paired tests need.
     samples: tuple[dict[str, Any], ...] = ()
+    #: None in records of schema 1.
+    state: QualityState | None = None
     prefix_store: bool = False
 
 

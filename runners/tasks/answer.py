@@ -15,7 +15,7 @@ import torch
 
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
 from kvfrontier.runners.tasks.tokens import stop_ids, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ class AnswerTask(Task):
     def answer_tokens(self) -> int:
         """How many tokens may be generated; part of the context."""
 
+    def prompt_tokens(self, context: int) -> int:
+        return context - self.answer_tokens
+
     @abstractmethod
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
         """Sample number `index`: at most `context - answer_tokens` tokens, drawn by `rng` alone. Raises UsageError
@@ -109,13 +112,15 @@ class AnswerTask(Task):
         self.check(loaded, context)
         stops = stop_ids(tokenizer, self.stop)
         results: list[dict[str, Any]] = []
+        states = States()
         with open_session() as session:
             for i, sample in enumerate(self.draw(tokenizer, context, seed)):
                 progress(f"{self.name} {i + 1}/{self.samples}")
                 session.reset()
-                generated = ask(
-                    session, sample, self.compress_at, self.answer_tokens, stops, chunk, loaded.model.device
-                )
+                read(session, sample, self.compress_at, chunk)
+                states.sealed(session)
+                generated = answer(session, sample, self.compress_at, self.answer_tokens, stops)
+                states.scored(session)
                 text = tokenizer.decode(generated, skip_special_tokens=True)
                 results.append(
                     {
@@ -137,6 +142,7 @@ class AnswerTask(Task):
             primary=self.primary,
             scores=_scores(results, seed),
             samples=tuple(results),
+            state=states.mean(),
         )
 
 
@@ -145,26 +151,22 @@ def rng(task: Task, seed: int, index: int) -> random.Random:
     return random.Random(f"{task.name} {task.version} {seed} {index}")
 
 
-def ask(
-    session: Session,
-    sample: Sample,
-    compress_at: CompressAt,
-    max_new_tokens: int,
-    stops: tuple[int, ...],
-    chunk: int | None,
-    device: torch.device | str,
+def read(session: Session, sample: Sample, compress_at: CompressAt, chunk: int | None) -> None:
+    """Let a session that has seen nothing read and seal what is compressed: the context, or the whole prompt."""
+    session.prefill(_tensor(sample.ids if compress_at == "prompt" else sample.context, session), chunk=chunk)
+
+
+def answer(
+    session: Session, sample: Sample, compress_at: CompressAt, max_new_tokens: int, stops: tuple[int, ...]
 ) -> list[int]:
-    """Token ids that a session which has seen nothing answers with, greedily, up to the first of `stops`."""
-
-    def tensor(ids: list[int]) -> torch.Tensor:
-        return torch.tensor([ids], device=device)
-
-    if compress_at == "prompt":
-        session.prefill(tensor(sample.ids), chunk=chunk)
-    else:
-        session.prefill(tensor(sample.context), chunk=chunk)
-        session.decode(tensor(sample.question))
+    """Token ids that a session which has done `read` answers with, greedily, up to the first of `stops`."""
+    if compress_at == "context":
+        session.decode(_tensor(sample.question, session))
     return session.generate(max_new_tokens, stop_ids=stops)[0]
+
+
+def _tensor(ids: list[int], session: Session) -> torch.Tensor:
+    return torch.tensor([ids], device=session.model.device)
 
 
 def answers(text: str) -> list[str]:

@@ -27,7 +27,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
 from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ class Perplexity(Task):
                 "raise context or lower task.scored"
             )
 
+    def prompt_tokens(self, context: int) -> int:
+        return context - self.scored
+
     def rules(self) -> dict[str, Any]:
         return {
             "template": "the text alone, after the tokenizer's own opening tokens",
@@ -92,6 +95,7 @@ class Perplexity(Task):
     ) -> Quality:
         self.check(loaded, context)
         results: list[dict[str, Any]] = []
+        states = States()
         wanted = [(text, i) for text in self.texts for i in range(self.passages)]
         for done, (text, index) in enumerate(wanted):
             progress(f"{self.name} {done + 1}/{len(wanted)}")
@@ -105,7 +109,7 @@ class Perplexity(Task):
                     "prompt_tokens": len(sample.context),
                     "scored_tokens": len(sample.scored),
                     "block_tokens": self.block,
-                    **compare(forced(open_session, loaded, sample, chunk), dense, sample.scored, self.block),
+                    **compare(forced(open_session, loaded, sample, chunk, states), dense, sample.scored, self.block),
                 }
             )
         data = ",".join(sorted({f"{r['text']}-{r['revision'][:12]}" for r in results}))
@@ -119,16 +123,23 @@ class Perplexity(Task):
             primary=self.primary,
             scores=_scores(results, seed),
             samples=tuple(results),
+            state=states.mean(),
         )
 
 
-def forced(open_session: OpenSession, loaded: LoadedModel, sample: Passage, chunk: int | None) -> Iterator[Tensor]:
-    """Logits [t, V], float32, that predict the scored tokens, t at a time, after the context was sealed."""
+def forced(
+    open_session: OpenSession, loaded: LoadedModel, sample: Passage, chunk: int | None, states: States | None = None
+) -> Iterator[Tensor]:
+    """Logits [t, V], float32, that predict the scored tokens, t at a time, after the context was sealed. `states` is
+    told what was held."""
     device = loaded.model.device
+    states = states or States()
     with open_session() as session:
         session.prefill(torch.tensor([sample.context], device=device), chunk=chunk)
+        states.sealed(session)
         for logits in session.forced(torch.tensor([sample.scored], device=device)):
             yield logits[0].float()
+        states.scored(session)
 
 
 def compare(pieces: Iterable[Tensor], dense: Tensor, scored: Sequence[int], block: int) -> dict[str, Any]:

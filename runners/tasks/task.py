@@ -8,10 +8,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kvfrontier.runners.budget import At16Bits, at_16_bits
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.record import Quality
+from kvfrontier.runners.record import Quality, QualityState
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -66,6 +68,10 @@ class Task(ABC):
         before a sweep begins, so it is cheap."""
         check_context(context, loaded)
 
+    @abstractmethod
+    def prompt_tokens(self, context: int) -> int:
+        """Of `context`, the tokens that are prompt: what a budget is a budget for."""
+
     def parameters(self) -> dict[str, Any]:
         """The task's configuration, defaults filled in: `make(task.parameters())` is the task again."""
         return {
@@ -79,6 +85,35 @@ class Task(ABC):
         settings = {k: v for k, v in self.parameters().items() if k not in self.size}
         content = {"version": self.version, "settings": settings, "rules": self.rules()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class States:
+    """What the states of a task's sessions held, sample by sample: `sealed` where the prompt ended, `scored` where
+    the last token had been scored."""
+
+    def __init__(self) -> None:
+        self._sealed: list[tuple[int, int, At16Bits]] = []
+        self._final: list[int] = []
+
+    def sealed(self, session: Session) -> None:
+        """`session`, of one row, has just been sealed."""
+        tokens = session.n_tokens
+        self._sealed.append((tokens, session.state_bytes().payload, at_16_bits(session, 1, tokens)))
+
+    def scored(self, session: Session) -> None:
+        """`session` has seen its last token."""
+        self._final.append(session.state_bytes().payload)
+
+    def mean(self) -> QualityState:
+        """Over the samples. The share is of sums: every byte counts the same."""
+        tokens, payloads, at16 = zip(*self._sealed, strict=True)
+        dense = sum(a.dense for a in at16)
+        return QualityState(
+            sealed_tokens=fmean(tokens),
+            sealed_payload=fmean(payloads),
+            share16=sum(a.method for a in at16) / dense if dense else None,
+            final_payload=fmean(self._final),
+        )
 
 
 def sample_set(n: int, seed: int, tokenizer: str, data: str) -> str:

@@ -14,6 +14,9 @@ from tokenizers import models as kinds
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
+from kvfrontier.methods import Dense
+from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.state import Bytes
 from kvfrontier.runners import models, texts
 from kvfrontier.runners.models import LoadedModel
 from kvfrontier.runners.models.tiny import byte_tokenizer
@@ -122,7 +125,9 @@ def tiny() -> LoadedModel:
 
 class StockSession:
     """transformers' own attention and cache, with the calls of a Session. With `keep`, the cache is cut to its last
-    `keep` tokens at seal."""
+    `keep` tokens at seal. It has none of the layers that kvfrontier knows, and no share of them."""
+
+    method, layers = Dense(), ()
 
     def __init__(self, model: Any, keep: int | None = None) -> None:
         self.model, self.keep = model, keep
@@ -138,6 +143,17 @@ class StockSession:
     def reset(self) -> None:
         self.cache, self.n = DynamicCache(config=self.model.config), 0
         self.last = torch.empty(0)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n
+
+    def state_bytes(self) -> Bytes:
+        held: list[Any] = self.cache.layers
+        return Bytes(sum(layer.keys.nbytes + layer.values.nbytes for layer in held))
+
+    def footprint(self) -> Footprint:
+        return Footprint(self.state_bytes())
 
     def prefill(self, ids: Tensor, *, chunk: int | None = None) -> Tensor:
         self.calls.append(("prefill", ids[0].tolist()))

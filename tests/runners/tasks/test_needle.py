@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from kvfrontier.methods import Dense, Sinks
+from kvfrontier.methods import Dense, Sinks, Window
 from kvfrontier.runners import tasks
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
@@ -183,8 +183,31 @@ def test_no_sample_sees_the_one_before_it(tiny, method):
     together = run(task, tiny, lambda: Session(tiny.model, method), chunk=100)
     for sample, result in zip(task.draw(tiny.tokenizer, 1200, seed=0), together.samples, strict=True):
         with Session(tiny.model, method) as session:
-            alone = answer.ask(session, sample, "context", task.answer_tokens, (), 100, "cpu")
+            answer.read(session, sample, "context", 100)
+            alone = answer.answer(session, sample, "context", task.answer_tokens, ())
         assert tiny.tokenizer.decode(alone).startswith(result["generation"])
+
+
+def test_the_record_says_what_the_state_held_where_the_method_compresses(tiny):
+    drawn = Needle(samples=2).draw(tiny.tokenizer, 1200, seed=0)
+    for place, prompts in (("context", [s.context for s in drawn]), ("prompt", [s.ids for s in drawn])):
+        task = Needle(samples=2, compress_at=place)
+        state = run(task, tiny, lambda: Session(tiny.model, Window(window=100))).state
+        mean = sum(map(len, prompts)) / 2
+        assert state.sealed_tokens == mean
+        assert state.share16 == pytest.approx(100 / mean)
+        assert state.sealed_payload == state.final_payload == 100 * bytes_per_token(tiny)
+
+
+def bytes_per_token(loaded):
+    config = loaded.model.config
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * loaded.model.dtype.itemsize
+
+
+def test_a_prompt_is_the_context_less_the_answer(tiny):
+    for task in (Needle(), Needle(keys=3, values=2, retrieve="all")):
+        sample = task.draw(tiny.tokenizer, 1200, seed=0)[0]
+        assert len(sample.ids) == task.prompt_tokens(1200) == 1200 - task.answer_tokens
 
 
 def test_the_record_says_what_was_asked_and_answered(tiny, stock):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kvfrontier.methods import Dense, Sinks, Window
+from kvfrontier.methods import Dense, Sinks, SnapKV, Window
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
 from kvfrontier.runners.tasks import perplexity
@@ -123,6 +123,22 @@ def test_what_is_dropped_at_seal_shows(tiny, stock):
     assert whole["kl"].value < 1e-6
     assert cut["agreement"].value < 0.95
     assert cut["kl"].value > 1e-3
+
+
+def test_the_state_is_the_one_that_was_sealed_and_scored(tiny):
+    config = tiny.model.config
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * tiny.model.dtype.itemsize
+    # 300 tokens, of which the last 64 are scored: 236 are sealed.
+    held = {
+        Dense(): (236, 300),
+        Window(window=100): (100, 100),
+        SnapKV(budget=59, window=16): (59, 59 + 64),
+    }
+    for method, (sealed, final) in held.items():
+        state = run(SMALL, tiny, method).state
+        assert state.sealed_tokens == 236
+        assert (state.sealed_payload, state.final_payload) == (sealed * per_token, final * per_token)
+        assert state.share16 == pytest.approx(sealed / 236)
 
 
 def test_the_more_a_window_holds_the_less_it_loses(tiny):
