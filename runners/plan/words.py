@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, cast
@@ -51,26 +51,33 @@ class Asked:
 
 def read(words: Sequence[str]) -> list[Asked]:
     """The cells that the words ask for, in the order of the words. Raises UsageError, with what to change."""
-    values: dict[str, list[str]] = {key: [value] for key, value in _USUAL.items()}
+    values = split(words, _USUAL)
+    if "requests" in values and {"context", "batch"} & set(values):
+        raise UsageError("requests=NxT says both batch and context; leave these out")
+    return [_asked(combination) for combination in product(values)]
+
+
+def split(words: Sequence[str], usual: Mapping[str, str]) -> dict[str, list[str]]:
+    """The values of each key, where commas part them; `usual` where a key is not named. Raises UsageError."""
+    values = {key: [value] for key, value in usual.items()}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UsageError(f"{word!r} is not KEY=VALUE; write for example model=llama-3-8b context=131072")
         values[key] = [one for one in _COMMA.split(value) if one]
-    if "requests" in values and {"context", "batch"} & set(values):
-        raise UsageError("requests=NxT says both batch and context; leave these out")
-    compose.register()
-    return list(_product(values))
+    return values
 
 
-def _product(values: dict[str, list[str]]) -> Iterator[Asked]:
+def product(values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    """Every combination of the keys' values, in the order of the keys."""
     for combination in itertools.product(*values.values()):
-        yield _asked(dict(zip(values, combination, strict=True)))
+        yield dict(zip(values, combination, strict=True))
 
 
 @cache
-def _composer() -> compose.Composer:
+def composer() -> compose.Composer:
     """One for all cells: what it has composed it keeps."""
+    compose.register()
     return compose.Composer()
 
 
@@ -84,7 +91,7 @@ def _asked(words: dict[str, str]) -> Asked:
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))
     words["dtype"] = _ALIASES.get(words["dtype"], words["dtype"])
-    config = _composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
+    config = composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
     cell = cells.describe(config.config)
     model = {**config.config["model"], "dtype": cell.dtype}
     if cell.protocol["decode_tokens"] >= cell.context:
