@@ -1,2 +1,5 @@
-"""Devices to plan for: memory, bandwidth and peak of each. `source` names the vendor's sheet; the figures are still to
-be compared with it one by one, so a plan's times are rough. What was measured stands in records."""
+"""Devices to plan for: memory, bandwidth and peak of each, one YAML a device.
+
+Each figure was compared with the pages that `sources` names; where these are not the vendor's own, they quote its
+sheet. What no page confirms stands in `unchecked`, with where it is from. What was measured stands in records.
+"""

@@ -1,9 +1,11 @@
-"""Devices to plan for: memory, bandwidth and peak, as their vendors state them. One YAML of configs/hardware each."""
+"""Devices to plan for: memory, bandwidth and peak, and the pages that confirm them. One YAML of configs/hardware each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 import yaml
 
@@ -14,13 +16,18 @@ _FOLDER = files("kvfrontier.configs").joinpath("hardware")
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device's sheet. GB and GB/s are decimal there, so that what a driver holds back is left over."""
+    """A device's sheet. GB and GB/s are decimal there, so that what a driver holds back is left over.
+
+    sources    pages that were opened: title, address, and the figures that each confirms
+    unchecked  figures that none of them confirms, and where they are from
+    """
 
     name: str
     memory_gb: float
     bandwidth_gb_s: float
     bf16_tflop_s: float
-    source: str
+    sources: Sequence[Mapping[str, Any]]
+    unchecked: Mapping[str, str] = field(default_factory=dict)
     summary: str = ""
 
     @property

@@ -2,16 +2,33 @@ import re
 
 import pytest
 
+from kvfrontier.runners import cli
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import hardware
 
 
+FIGURES = {"memory_gb", "bandwidth_gb_s", "bf16_tflop_s"}
+
+
 @pytest.mark.parametrize("name", hardware.names())
-def test_every_device_says_where_its_figures_are_from(name):
+def test_every_figure_names_the_page_that_confirms_it_or_says_that_none_does(name):
     device = hardware.hardware(name)
     assert device.name == name
-    assert re.match(r"https://\S+$", device.source)
     assert device.summary
+    confirmed = set()
+    for page in device.sources:
+        assert set(page) == {"title", "address", "confirms"}
+        assert re.match(r"https?://\S+$", page["address"])
+        confirmed |= set(page["confirms"])
+    assert confirmed | set(device.unchecked) == FIGURES
+    assert not confirmed & set(device.unchecked)
+
+
+def test_the_devices_listing_shows_where_figures_are_from(capfd):
+    assert cli.main(["list", "devices", "m4-max-128g"]) == 0
+    out = capfd.readouterr().out
+    assert "macrumors.com" in out
+    assert "Apple states none" in out
 
 
 @pytest.mark.parametrize("name", hardware.names())
