@@ -254,7 +254,7 @@ def _report(options: argparse.Namespace) -> int:
         raise UsageError(
             f"there are no records in {', '.join(map(str, options.paths))}; make some with: kvfrontier run"
         )
-    written = write_report(records, check_writable(options.output), source=" ".join(map(str, options.paths)))
+    written = write_report(records, check_writable(options.output, "-o DIR"), source=" ".join(map(str, options.paths)))
     print(json.dumps([str(path) for path in written]) if options.json else "\n".join(map(str, written)))
     return 0
 
@@ -265,7 +265,7 @@ def _bench_self(options: argparse.Namespace) -> int:
     from kvfrontier.runners.progress import working
     from kvfrontier.runners.record import check_writable
 
-    folder = check_writable(options.output)
+    folder = check_writable(options.output, "-o DIR")
     with working("bench-self") as say:
         found = bench_self.run(options.context, options.pairs, str(resolve_device(options.device)), say)
     _, page = bench_self.write(found, folder)

@@ -315,8 +315,9 @@ def _minor(version: str) -> str:
 # Files: one record a line, only ever appended to.
 
 
-def check_writable(folder: str | Path) -> Path:
-    """Make the folder and try it, before any work is done that could not be kept. Raises UsageError."""
+def check_writable(folder: str | Path, option: str = "results=DIR") -> Path:
+    """Make the folder and try it, before any work is done that could not be kept. `option`: how the user named it.
+    Raises UsageError."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -324,7 +325,7 @@ def check_writable(folder: str | Path) -> Path:
             return folder
     except OSError as error:
         raise UsageError(
-            f"cannot write to the results folder {folder} ({error.strerror}); set results=DIR to one that you can write"
+            f"cannot write to the folder {folder} ({error.strerror}); name one that you can write with {option}"
         ) from error
 
 

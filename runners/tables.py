@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -20,5 +21,6 @@ def show_table(
         table.add_column(column, justify="right" if number else "left", no_wrap=number)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    # Where nobody looks, a table is wide enough that nothing is cut.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    # Where nobody looks, a table is wide enough that nothing is cut, unless COLUMNS says how wide.
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    Console(width=None if told else 200).print(table)

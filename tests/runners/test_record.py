@@ -208,8 +208,10 @@ def test_records_of_a_newer_schema_are_refused(tmp_path, end):
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"cannot write to the results folder .*file/results .*set results=DIR"):
+    with pytest.raises(UsageError, match=r"cannot write to the folder .*file/results .*with results=DIR$"):
         check_writable(tmp_path / "file" / "results")
+    with pytest.raises(UsageError, match=r"with -o DIR$"):
+        check_writable(tmp_path / "file", "-o DIR")
     with pytest.raises(UsageError, match="cannot write"):
         check_writable("/proc/self")
     assert check_writable(tmp_path / "new" / "deep").is_dir()
