@@ -1,4 +1,4 @@
-"""Devices to plan for: memory, bandwidth and peak, and the pages that confirm them. One YAML of configs/hardware each."""
+"""Devices to plan for: memory, bandwidth and peak, and pages that confirm them. One YAML of configs/hardware each."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from kvfrontier.runners import cli
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import hardware
 
-
 FIGURES = {"memory_gb", "bandwidth_gb_s", "bf16_tflop_s"}
 
 
