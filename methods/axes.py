@@ -6,7 +6,6 @@ A *slot* is a place in the store; slots are in order of position. S is the numbe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -89,6 +88,11 @@ class Selection:
     def local(self) -> bool:
         """What stays is the newest stretch of the text, and nothing older."""
         return False
+
+    @property
+    def most(self) -> int | None:
+        """The most slots that a query sees, or None where they grow with the text."""
+        return None
 
     @property
     def together(self) -> int:
@@ -274,6 +278,8 @@ class Memory:
     wants_unrotated: ClassVar[bool] = False
     #: It compares queries with keys as stored: where these are before RoPE, so are the queries that it reads.
     as_stored: ClassVar[bool] = False
+    #: It looks at the queries that pass (`observe`).
+    wants_queries: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     bounded: ClassVar[bool] = True
     #: What leaves by scores goes into the tokens that stay (`merge`); it holds nothing beside them.
@@ -298,8 +304,8 @@ class Memory:
         return ENDLESS
 
     def observe(self, state: Any, q: Tensor, layer: Layer) -> None:
-        """See the queries [B, Hq, T, D] of a piece whose tokens stay, rotated where stored keys are, before anything
-        leaves."""
+        """(`wants_queries`) See the queries [B, Hq, T, D] of a piece whose tokens stay, rotated as stored keys are,
+        before anything leaves."""
 
     def encode(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """What it absorbs of tokens that leave, k [B, Hkv, n, D] as stored: themselves, unless learned parts make
@@ -343,8 +349,6 @@ class Positions:
     at_use: ClassVar[bool] = False
     #: A key stands elsewhere for a near query than for a far one (`views`).
     splits: ClassVar[bool] = False
-    #: Distances never exceed the size of the cache, so that a text may outrun the model's positions.
-    any_length: ClassVar[bool] = False
     #: Columns that it adds to queries and keys as attended; kernels for equal widths cannot serve these.
     columns: ClassVar[int] = 0
     needs_training: ClassVar[bool] = False
@@ -355,9 +359,10 @@ class Positions:
     def check(self, selection: Selection) -> None:
         """Raise ValueError where these positions do not survive what the selection does."""
 
-    def reach(self, trained: int) -> float:
-        """The longest text for a model of `trained` positions."""
-        return math.inf if self.any_length else trained
+    def reach(self, trained: float) -> float:
+        """How many places in a row can be told apart, for a model of `trained` positions: as many tokens of a text, or
+        slots of a cache where these are the places (`at_use`)."""
+        return trained
 
     def room(self, n: int, selection: Selection, layer: Layer) -> int:
         """How many tokens fit, after n slots, before the positions of the past change."""

@@ -11,6 +11,7 @@ For each piece of a call that fits before the past changes (`room`):
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -119,7 +120,7 @@ class Cached(Method):
 
     @property
     def query_sensitive(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.selection.query_sensitive or self.store.wants_queries
+        return self.selection.query_sensitive or self.store.wants_queries or self.memory.wants_queries
 
     @property
     def needs_training(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -141,12 +142,11 @@ class Cached(Method):
     def unrotated(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.positions.unrotated or self.selection.wants_unrotated
 
-    @property
-    def any_length(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.positions.any_length or (self.selection.local and self.memory.join is None)
-
-    def reach(self, trained: int) -> float:
-        return max(super().reach(trained), self.positions.reach(trained))
+    def reach(self, trained: float) -> float:
+        places, most = self.positions.reach(trained), self.selection.most
+        # Distances are those between slots, or those of a window: they end where what is attended at once does.
+        ends = self.positions.at_use or (self.selection.local and self.memory.join is None)
+        return math.inf if ends and most is not None and self.memory.slots() + most <= places else places
 
     @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -217,8 +217,10 @@ class Cached(Method):
         T = q.shape[2]
         if k is not None and v is not None:
             self.store.append(state.store, self.positions.stored(k, k_pre, step.pos, layer), v)
-            if step.phase != "score":
-                self.memory.observe(state.memory, q_pre if self.positions.at_use and q_pre is not None else q, layer)
+            if self.memory.wants_queries and step.phase != "score":
+                asked = q_pre if self.positions.at_use else self.positions.query(q, q_pre, step.pos, step.pos, layer)
+                assert asked is not None
+                self.memory.observe(state.memory, asked, layer)
         S = self.store.n(state.store) - T
         leaving = self.selection.left(S, T) if k is not None else (0, 0)
         if T == 1 and self.selection.rolling and step.phase != "score":

@@ -13,7 +13,6 @@ Shapes: q [B, Hq, T, D], k [B, Hkv, T, D], v [B, Hkv, T, Dv] with T >= 1, keys a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -122,8 +121,6 @@ class Method:
     shareable: ClassVar[bool] = False
     #: It reads queries and keys before RoPE (`Step.pre`).
     unrotated: ClassVar[bool] = False
-    #: No query meets a key from further away than the state is long, so a text may outrun the model's positions.
-    any_length: ClassVar[bool] = False
     #: What it does next depends on how far a text has come: rows of unequal length are driven one by one, each with a
     #: sequence state of its own.
     rows_apart: ClassVar[bool] = False
@@ -135,9 +132,10 @@ class Method:
     def validate(self, layer: Layer) -> None:
         """Raise ValueError, with what to change, where the method cannot serve this layer."""
 
-    def reach(self, trained: int) -> float:
-        """The longest text, in tokens, for a model of `trained` positions."""
-        return math.inf if self.any_length else trained
+    def reach(self, trained: float) -> float:
+        """The longest text, in tokens, for a model of `trained` positions (infinity where it names none): without end
+        where no query meets a key from further away than the model was trained for."""
+        return trained
 
     def at(self, layer: Layer) -> Method:
         """The method that serves this layer: itself, unless it chooses by layer (per_layer.py)."""

@@ -67,7 +67,6 @@ class PerLayer(Method):
     needs_training: ClassVar[bool] = _any("needs_training")
     shareable: ClassVar[bool] = _all("shareable")
     unrotated: ClassVar[bool] = _any("unrotated")
-    any_length: ClassVar[bool] = _all("any_length")
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -107,6 +106,9 @@ class PerLayer(Method):
                     f"layers {missing} do not exist; the model has attention layers 0 to {layer.count - 1}"
                 )
         self.at(layer).validate(layer)
+
+    def reach(self, trained: float) -> float:
+        return min(method.reach(trained) for method in self.methods)
 
     def source(self, layer: Layer) -> int | None:
         return self.at(layer).source(layer)

@@ -3,6 +3,7 @@ what StreamingLLM's speed-up is measured against (Xiao et al. 2023, arXiv:2309.1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,12 +78,14 @@ class WindowRecompute(Recompute):
     window: int = 256
 
     bounded: ClassVar[bool] = True
-    any_length: ClassVar[bool] = True
     knob: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window {self.window} holds no token; set method.window to at least 1")
+
+    def reach(self, trained: float) -> float:
+        return math.inf if self.window <= trained else trained
 
     def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
         tokens: Any = session.sequence_state

@@ -10,6 +10,7 @@ dilates two heads of the higher layers and widens the window with depth; here al
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -61,12 +62,11 @@ class Longformer(Method):
         if self.global_tokens < 0:
             raise ValueError(f"global_tokens {self.global_tokens} is a number of tokens; set it to at least 0")
 
-    @property
-    def any_length(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.global_tokens == 0
+    def reach(self, trained: float) -> float:
+        return math.inf if self.global_tokens == 0 and self._span <= trained else trained
 
     @property
-    def _reach(self) -> int:
+    def _span(self) -> int:
         """Tokens from the furthest that a window sees to the query, both included."""
         return (self.window - 1) * self.dilation + 1
 
@@ -88,7 +88,7 @@ class Longformer(Method):
                 parts.append(_attend(attend, q[:, :, first:], k[:, :, :g], v[:, :, :g], layer, causal=False))
             outputs.append(merge(parts))
         if step.phase != "score":
-            keep = max(g, k.shape[2] - self._reach)
+            keep = max(g, k.shape[2] - self._span)
             for buf, x in ((kv.k, k), (kv.v, v)):
                 buf.set(x if keep == g else torch.cat([x[:, :, :g], x[:, :, keep:]], 2))
             state.seen += q.shape[2]
@@ -111,7 +111,7 @@ class Longformer(Method):
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         n, g = prompt + new, self.global_tokens
         read = min(n, g) + min(self.window, -(-max(0, n - g) // self.dilation))
-        return Footprint.of(batch * min(n, g + self._reach) * layer.kv_bytes, read=read * layer.kv_bytes)
+        return Footprint.of(batch * min(n, g + self._span) * layer.kv_bytes, read=read * layer.kv_bytes)
 
     def lossless(self, n: int) -> Longformer:
         return replace(self, window=n, dilation=1)

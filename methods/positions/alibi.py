@@ -9,6 +9,7 @@ place times the slope. For models that were trained so.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,9 @@ class AlibiPositions(InCachePositions):
     def validate(self, layer: Layer) -> None:
         if layer.softcap is not None:
             raise ValueError("this model caps its logits, and ALiBi's bias would be capped too; choose other positions")
+
+    def reach(self, trained: float) -> float:
+        return math.inf  # what a model trained on short texts is to read long ones by
 
     def at(self, n: int, layer: Layer) -> Positions:
         return Biased(n)

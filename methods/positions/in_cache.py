@@ -20,7 +20,6 @@ class InCachePositions(Positions):
 
     unrotated: ClassVar[bool] = True
     at_use: ClassVar[bool] = True
-    any_length: ClassVar[bool] = True
 
     def stored(self, k: Tensor, k_pre: Tensor | None, pos: Tensor, layer: Layer) -> Tensor:
         assert k_pre is not None

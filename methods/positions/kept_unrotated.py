@@ -8,7 +8,6 @@ keys for every query. A slot is a position, so no token may leave.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,8 +21,6 @@ from kvfrontier.methods.registry import component
 @dataclass(frozen=True)
 class KeptUnrotated(InCachePositions):
     """Keys before RoPE in the store; queries as the model made them."""
-
-    any_length: ClassVar[bool] = False
 
     def check(self, selection: Selection) -> None:
         if selection.when != "never":

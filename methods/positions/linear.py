@@ -27,7 +27,7 @@ class LinearPositions(Stretched):
     def frequencies(self, rope: Rope) -> Tensor:
         return rope.frequencies / self.factor
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return trained * self.factor
 
     def lossless(self, n: int) -> LinearPositions:

@@ -9,6 +9,7 @@ few tokens in the middle, found by attention, is left out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from kvfrontier.methods.axes import ENDLESS, Positions
@@ -35,6 +36,9 @@ class CeilingPositions(NearFar):
 
     def far(self) -> Positions:
         return Far(self.ceiling, group=ENDLESS)  # one group: keys at 0, the query at the ceiling
+
+    def reach(self, trained: float) -> float:
+        return math.inf if self.ceiling <= trained else trained
 
     def lossless(self, n: int) -> CeilingPositions:
         return replace(self, ceiling=n)

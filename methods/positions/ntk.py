@@ -10,6 +10,7 @@ grows in steps counted from the trained length, and each query takes the end of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -75,6 +76,9 @@ class NtkPositions(InCachePositions):
         trained = trained_length(self.trained, layer.rope)
         steps = -(-max(0, n - trained) // self.step)
         return Rebased(1 + self.factor * steps * self.step / trained)
+
+    def reach(self, trained: float) -> float:
+        return math.inf
 
     def lossless(self, n: int) -> NtkPositions:
         return replace(self, trained=n)

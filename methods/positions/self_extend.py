@@ -9,7 +9,6 @@ and both ranges join in one softmax. No training, and nothing is dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from kvfrontier.methods.axes import Positions
 from kvfrontier.methods.cached import Cached
@@ -25,8 +24,6 @@ class SelfExtendPositions(NearFar):
     group: int = 6
     window: int = 1024
 
-    any_length: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if self.group < 1:
             raise ValueError(f"group {self.group} holds no token; set method.group to at least 1")
@@ -40,7 +37,7 @@ class SelfExtendPositions(NearFar):
     def far(self) -> Positions:
         return Far(self.window, self.group)
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return max(trained, (trained - self.window + self.window // self.group) * self.group)
 
     def lossless(self, n: int) -> SelfExtendPositions:

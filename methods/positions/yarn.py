@@ -62,7 +62,7 @@ class YarnPositions(Stretched):
     def temperature(self) -> float:
         return 0.1 * math.log(self.factor) + 1
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return (self.trained or trained) * self.factor
 
     def lossless(self, n: int) -> YarnPositions:

@@ -42,6 +42,9 @@ class CosFormer(OneMatrix):
         if self.length < 1:
             raise ValueError(f"length {self.length} holds no token; set method.length to at least the longest text")
 
+    def reach(self, trained: float) -> float:
+        return min(trained, self.length)
+
     def shape(self, layer: Layer) -> tuple[int, int]:
         return 2 * layer.d, layer.dv + 1
 

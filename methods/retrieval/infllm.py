@@ -71,6 +71,7 @@ class BlockMemory(Memory):
 
     join: ClassVar[Literal["softmax", "gate"] | None] = "softmax"
     bounded: ClassVar[bool] = False
+    wants_queries: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("block", "blocks", "representatives", "voters"):

@@ -7,6 +7,7 @@ of all segments stay (section 3.2, "summary accumulation"):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,7 +59,9 @@ class AutoCompressor(Segments):
     def length(self) -> int:
         return self.segment
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
+        if math.isinf(trained):
+            return trained
         # The last segment needs no place for tokens that ask, as long as it is not full.
         full = max(0, trained - self.segment) // self.summary
         return full * self.segment + min(self.segment - 1, trained)

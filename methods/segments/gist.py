@@ -37,7 +37,7 @@ class Gist(Reader):
         if self.tokens < 1:
             raise ValueError(f"tokens {self.tokens} keep nothing of the prompt; set method.tokens to at least 1")
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return trained - self.tokens
 
     def module(self, layer: Layer) -> LearnedTokens | None:

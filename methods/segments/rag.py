@@ -10,6 +10,7 @@ prompt brings; what comes later is read behind it. Before, nothing is read but t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,7 +73,6 @@ class RAG(Reader):
 
     chunk_invariant: ClassVar[bool] = False
     decode_equals_prefill: ClassVar[bool] = False
-    any_length: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.passage < 1 or self.k < 1:
@@ -81,6 +81,10 @@ class RAG(Reader):
             )
         if self.k1 < 0:
             raise ValueError(f"k1 {self.k1} makes a repeated token count against a passage; set method.k1 to 0 or more")
+
+    def reach(self, trained: float) -> float:
+        # The question and the answer need a place behind the passages.
+        return math.inf if self.k * self.passage < trained else trained
 
     def init_sequence(self, batch: int, device: torch.device | str) -> Library:
         return Library(Host(Buf.empty(batch, 0, dim=1, dtype=torch.int64, device="cpu")))

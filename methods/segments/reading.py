@@ -94,7 +94,12 @@ class Reader(Method):
                 f"{type(self).__name__} forgets what it has read, and this model's recurrent layers remember; choose a "
                 "model of attention layers"
             )
-        n = session.states[0].cache.seen
+        n, limit = session.states[0].cache.seen, session.bridge.max_positions
+        if limit is not None and n + x.shape[1] > limit:
+            raise ValueError(
+                f"{type(self).__name__} reads {n + x.shape[1]} tokens together, and the model has {limit} positions; "
+                "ask for less text, or change the method's parameters"
+            )
         options["ids" if x.dim() == 2 else "embeds"] = x
         return run(positions=arange(n, n + x.shape[1], x)[None].expand(len(x), -1), **options)
 

@@ -55,7 +55,7 @@ class RMT(Segments):
     def length(self) -> int:
         return self.segment
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         # Without room for both copies of the memory around a whole segment, the first one must not become full.
         if trained >= self.segment + 2 * self.memory:
             return math.inf

@@ -50,7 +50,7 @@ class Summary(Reader):
         if self.tokens < 1:
             raise ValueError(f"tokens {self.tokens} write no summary; set method.tokens to at least 1")
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return trained - self.tokens
 
     def second_pass(self, run: Run, session: Session) -> None:

@@ -42,6 +42,10 @@ class BlockWindowSelection(Selection):
         return True
 
     @property
+    def most(self) -> int:
+        return self.window + self.block
+
+    @property
     def together(self) -> int:
         return self.block
 

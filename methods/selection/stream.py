@@ -33,6 +33,10 @@ class StreamSelection(Selection):
         if self.block < 1:
             raise ValueError(f"block {self.block} evicts before a token has come; set method.block to at least 1")
 
+    @property
+    def most(self) -> int:
+        return self.budget + self.block
+
     def room(self, n: int) -> int:
         return self.block - max(0, n - self.budget) % self.block + max(0, self.budget - n)
 

@@ -40,6 +40,10 @@ class WindowSelection(Selection):
     def local(self) -> bool:
         return self.sinks == 0
 
+    @property
+    def most(self) -> int:
+        return self.sinks + self.window
+
     def room(self, n: int) -> int:
         # The sinks are the first tokens of the text: up to there attention is plain, after it they are seen by all.
         return self.sinks - n if n < self.sinks else ENDLESS

@@ -38,7 +38,6 @@ class Merged(Method):
     simulated: ClassVar[bool] = of_inner("simulated")
     shareable: ClassVar[bool] = of_inner("shareable")
     unrotated: ClassVar[bool] = of_inner("unrotated")
-    any_length: ClassVar[bool] = of_inner("any_length")
     knob: ClassVar[str | None] = of_inner("knob")
     knob_step: ClassVar[int] = of_inner("knob_step")
 
@@ -47,7 +46,7 @@ class Merged(Method):
             raise ValueError(f"heads {self.heads} leaves no key or value; set method.heads to at least 1")
         refuse_drivers(self.inner)
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return self.inner.reach(trained)
 
     def validate(self, layer: Layer) -> None:

@@ -83,7 +83,6 @@ class Mla(Method):
     simulated: ClassVar[bool] = of_inner("simulated")
     needs_training: ClassVar[bool] = of_inner("needs_training")
     unrotated: ClassVar[bool] = of_inner("unrotated")
-    any_length: ClassVar[bool] = of_inner("any_length")
     knob: ClassVar[str | None] = of_inner("knob")
     knob_step: ClassVar[int] = of_inner("knob_step")
 
@@ -96,7 +95,7 @@ class Mla(Method):
         assert layer.latent is not None
         return layer if self._expands else replace(layer, hkv=1, d=sum(layer.latent), dv=layer.latent[0])
 
-    def reach(self, trained: int) -> float:
+    def reach(self, trained: float) -> float:
         return self.inner.reach(trained)
 
     def validate(self, layer: Layer) -> None:

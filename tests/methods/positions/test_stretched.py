@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -120,6 +121,7 @@ def test_up_to_the_trained_length_ntk_changes_nothing() -> None:
         ({"name": "linear_interpolation", "factor": 2.0}, 2 * TRAINED),
         ({"name": "yarn", "factor": 2.0}, 2 * TRAINED),
         ({"name": "self_extend", "group": 4, "window": 16}, 4 * (TRAINED - 16 + 4)),
+        ({"name": "cosformer", "length": 40}, 40),
     ],
 )
 def test_a_stretched_model_is_not_endless(params: dict[str, Any], reach: int) -> None:
@@ -133,7 +135,39 @@ def test_a_stretched_model_is_not_endless(params: dict[str, Any], reach: int) ->
         s.prefill(ids(TRAINED + 1))
 
 
-@pytest.mark.parametrize("name", ["ntk", "lm_infinite"])
-def test_what_adapts_to_the_length_reaches_any(name: str) -> None:
-    with Session(model_of("llama", PLAIN), registry.build({"name": name})) as s:
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"name": "ntk"}, {"name": "lm_infinite", "window": TRAINED}, {"name": "window", "window": TRAINED},
+        {"name": "sinks", "window": TRAINED - 4}, {"name": "infllm", "window": TRAINED - 5, "sinks": 4, "block": 8},
+        {"name": "h2o", "budget": 24},
+    ],
+)  # fmt: skip
+def test_what_attends_to_no_more_than_the_trained_length_reaches_any(params: dict[str, Any]) -> None:
+    method = registry.build(params)
+    if params["name"] == "h2o":  # at the text's own positions it looks back to the beginning
+        assert method.reach(TRAINED) == TRAINED
+        method = registry.build({"name": "cached", "selection": params, "positions": "in_cache"})
+    assert method.reach(TRAINED) == math.inf
+    with Session(model_of("llama", PLAIN), method) as s:
         assert s.prefill(ids(10 * TRAINED), chunk=128).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"name": "lm_infinite", "window": TRAINED + 1}, {"name": "window", "window": TRAINED + 1},
+        {"name": "sinks", "window": TRAINED - 3}, {"name": "infllm", "window": TRAINED - 4, "sinks": 4},
+        {"name": "sinks", "window": 8, "positions": "original"}, {"name": "window_recompute", "window": TRAINED + 1},
+        {"name": "rag", "passage": TRAINED // 4}, {"name": "cached", "positions": "in_cache"},
+        {"name": "cached", "selection": {"name": "snapkv", "budget": 32}, "positions": "in_cache"},
+        {"name": "longformer", "window": 33, "dilation": 2, "global_tokens": 0},
+    ],
+)  # fmt: skip
+def test_what_attends_to_more_than_the_trained_length_ends_there(params: dict[str, Any]) -> None:
+    """A cache of more slots than there are positions has distances that the model never saw."""
+    with (
+        Session(model_of("llama", PLAIN), registry.build(params)) as s,
+        pytest.raises(UsageError, match=f"longer than the {TRAINED} positions"),
+    ):
+        s.prefill(ids(TRAINED + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from kvfrontier.methods import Dense, Layer
 from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.positions.linear import LinearPositions
 from kvfrontier.methods.retrieval.infllm import BlockMemory, InfLLM
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
 
 
-@pytest.mark.parametrize("positions", ["in_cache", "original"])
+@pytest.mark.parametrize("positions", ["in_cache", "original", "linear"])
 @pytest.mark.parametrize(
     ("window", "sinks", "block", "blocks", "representatives"), [(16, 3, 4, 2, 2), (12, 0, 8, 1, 3), (8, 2, 5, 3, 1)]
 )
@@ -23,7 +25,8 @@ def test_infllm(
 ) -> None:
     q, k, v = qkv
     group, in_cache = reference.HQ // reference.HKV, positions == "in_cache"
-    stored_q, stored_k = (q, k) if in_cache else (reference.rotate(q), reference.rotate(k))
+    places = torch.arange(reference.T)[None] / (4 if positions == "linear" else 1)
+    stored_q, stored_k = (x if in_cache else reference.rope.apply(x, places) for x in (q, k))
 
     def at(x: Tensor, position: int) -> Tensor:
         """Keys or queries [..., D] in a place of the cache, or where they were in the text."""
@@ -67,7 +70,9 @@ def test_infllm(
         query = at(stored_q[0, h, t], len(near))
         return reference.attend(query, torch.stack(keys), v[0, g, far + near])
 
-    method = InfLLM(window, sinks, block, blocks, representatives, positions)  # pyright: ignore[reportArgumentType]
+    method = InfLLM(window, sinks, block, blocks, representatives, "in_cache" if in_cache else "original")
+    if positions == "linear":
+        method = replace(method, positions=LinearPositions(4.0))
     got = reference.run(method, q, k, v, chunks)
     torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
 
