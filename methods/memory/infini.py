@@ -12,17 +12,18 @@ The memory has no positions: keys and queries reach it before RoPE. While it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kvfrontier.methods.attend import Part
 from kvfrontier.methods.axes import KeysAt, Memory, Selection
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.memory.gate import Gate, gated
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.recurrent.decay import decayed, divided, weighing
 from kvfrontier.methods.recurrent.matrix import Matrix, feature
@@ -30,14 +31,6 @@ from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.selection.block_window import segment as segments
 
 Update = Literal["linear", "delta"]
-
-
-class Gate(nn.Module):
-    """beta [Hq], from the same value in every head."""
-
-    def __init__(self, layer: Layer, beta: float) -> None:
-        super().__init__()
-        self.beta = nn.Parameter(torch.full((layer.hq,), beta))
 
 
 @component("memory", "infini")
@@ -90,10 +83,8 @@ class InfiniMemory(Memory):
         return out.flatten(1, 2).to(q.dtype), mass.flatten(1, 2)
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
-        (o, mass), gate = memory, cast("Gate | None", layer.params)
-        beta = o.new_tensor(self.gate) if gate is None else gate.beta.view(-1, 1)
-        share = (beta.float().sigmoid() * (mass > 0)).unsqueeze(-1)
-        return (share * o + (1 - share) * part[0]).to(part[0].dtype), part[1]
+        o, mass = memory
+        return gated(part, o, mass > 0, layer, self.gate)
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         return Matrix.footprint(layer, batch, layer.d)

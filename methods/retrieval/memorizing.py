@@ -12,7 +12,7 @@ of two by a learned gate of each head, g = sigmoid(b):
 The paper's memory has no positions. Here found keys all stand in one place, just outside the window. The paper gives it
 to the 9th of 12 layers. It normalises keys and queries, drops the oldest keys of a full memory, searches it
 approximately and sends no gradient into it; here keys are the model's own, all of them stay, the search is exact, and a
-gradient reaches those that are found. b is a hyper-parameter here.
+gradient reaches those that are found.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from kvfrontier.methods.axes import KeysAt, Memory, Positions, arange, gather
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.memory.gate import Gate, gated
 from kvfrontier.methods.per_layer import Layers, PerLayer
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.registry import component, register
@@ -45,8 +46,8 @@ _LOWEST = torch.finfo(torch.float32).min
 @component("memory", "knn")
 @dataclass(frozen=True)
 class NearestMemory(Memory):
-    """top: keys that a query finds, in each head; join: how the two are joined; gate: the logit b of the memory's share
-    where a gate joins them, the same in every head."""
+    """top: keys that a query finds, in each head; join: how the two are joined; gate: logit of the memory's share at
+    which every head's gate begins."""
 
     top: int = 32
     join: Literal["softmax", "gate"] = "softmax"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -61,6 +62,9 @@ class NearestMemory(Memory):
     @property
     def needs_training(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.join == "gate"
+
+    def module(self, layer: Layer) -> Gate | None:
+        return Gate(layer, self.gate) if self.join == "gate" else None
 
     def init(self, layer: Layer, batch: int) -> Host:
         k, v = (Buf.empty(batch, layer.hkv, 0, d, dtype=layer.dtype, device="cpu") for d in (layer.d, layer.dv))
@@ -109,8 +113,8 @@ class NearestMemory(Memory):
         return o.flatten(1, 2).to(q.dtype), x.logsumexp(-1).flatten(1, 2)
 
     def mix(self, part: Part, memory: Part, layer: Layer) -> Part:
-        share = torch.where(memory[1] > _LOWEST / 2, 1 / (1 + math.exp(-self.gate)), 0.0).unsqueeze(-1)
-        return (share * memory[0] + (1 - share) * part[0]).to(part[0].dtype), part[1]
+        o, lse = memory
+        return gated(part, o, lse > _LOWEST / 2, layer, self.gate)
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:
         held = buffer_footprint(batch, layer.kv_bytes, gone, False).held
@@ -138,7 +142,8 @@ def Memorizing(
     """Memorizing Transformer: windows, and in one layer the nearest of all keys that left its window.
 
     window in tokens; top: keys that a query finds in each head; layer: which one remembers (-4: the 9th of 12); `join`
-    by one softmax, or by a gate whose logit is `gate`. `positions="original"` keeps the text's own for what is found.
+    by one softmax, or by a learned gate a head, whose logits begin at `gate`. `positions="original"` keeps the text's
+    own for what is found.
     """
     if window < 1:
         raise ValueError(f"window {window} holds no token; set method.window to at least 1")

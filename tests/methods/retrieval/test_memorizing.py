@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,36 @@ def test_a_query_finds_the_nearest_keys(
     method = Memorizing(window, top, join=join, gate=0.7, positions=positions)  # pyright: ignore[reportArgumentType]
     got = reference.run(method, q, k, v, chunks)
     torch.testing.assert_close(got, reference.by_token(output), atol=5e-6, rtol=1e-5)
+
+
+def test_each_head_learns_its_gate(reference, qkv, chunks: list[int]) -> None:
+    """out = g attention(q, found) + (1 - g) attention(q, window), g = sigmoid(b) of the head; while nothing has left
+    the window, the window's."""
+    q, k, v = qkv
+    qr, kr, window, top = reference.rotate(q), reference.rotate(k), 12, 4
+    method = Memorizing(window, top, layer=0, join="gate", gate=0.3, positions="original")
+    gate = method.module(reference.layer)
+    assert gate is not None and torch.equal(gate.beta, torch.full((reference.HQ,), 0.3))
+    with torch.no_grad():
+        gate.beta.copy_(torch.tensor([-2.0, 0.5, 0.0, 3.0]))
+    beta = gate.beta.detach().clone().requires_grad_()
+
+    def output(h: int, g: int, t: int) -> Tensor:
+        far, near = range(max(0, t + 1 - window)), range(max(0, t + 1 - window), t + 1)
+        local = reference.attend(qr[0, h, t], kr[0, g, near], v[0, g, near])
+        if not far:
+            return local
+        found = sorted(far, key=lambda s: float(kr[0, g, s] @ qr[0, h, t]), reverse=True)[:top]
+        share = 1 / (1 + torch.exp(-beta[h]))
+        return share * reference.attend(qr[0, h, t], kr[0, g, found], v[0, g, found]) + (1 - share) * local
+
+    expected = reference.by_token(output)
+    got = reference.run(method, q, k, v, chunks, replace(reference.layer, params=gate))
+    torch.testing.assert_close(got, expected, atol=5e-6, rtol=1e-5)
+    got.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(gate.beta.grad, beta.grad, atol=1e-4, rtol=1e-4)
+    assert Memorizing(window, top, layer=0).module(reference.layer) is None
 
 
 def test_finding_all_at_original_positions_it_is_dense(reference, qkv, chunks: list[int]) -> None:
