@@ -11,9 +11,10 @@ from io import BytesIO
 from pathlib import Path
 
 from kvfrontier.analysis import figures, style
+from kvfrontier.analysis.boards import boards
 from kvfrontier.analysis.report import page, tables
 from kvfrontier.analysis.report.standings import standings
-from kvfrontier.analysis.rows import Board, boards
+from kvfrontier.analysis.rows import Board
 from kvfrontier.runners.record import Record
 
 __all__ = ["write_report"]

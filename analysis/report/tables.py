@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from kvfrontier.analysis.flat import table
 from kvfrontier.analysis.frontier import Cost
 from kvfrontier.analysis.report.standings import Standing
-from kvfrontier.analysis.rows import STATUS_WORDS, Board, Column, Row, table
+from kvfrontier.analysis.rows import STATUS_WORDS, Board, Column, Row
 from kvfrontier.analysis.style import number, seconds, size
 
 DASH = "\N{EN DASH}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvfrontier.analysis.boards import boards
 from kvfrontier.analysis.frontier import Point, Verdict, dominates, front, judge, verdicts
-from kvfrontier.analysis.rows import boards
 
 # Few different values, so that ties are common.
 SMALL = st.integers(0, 4).map(float)

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from kvfrontier.analysis import figures, style
+from kvfrontier.analysis.boards import boards
 from kvfrontier.analysis.report import page, tables, write_report
 from kvfrontier.analysis.report.standings import standings
-from kvfrontier.analysis.rows import FAMILIES, boards
+from kvfrontier.analysis.rows import FAMILIES
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 

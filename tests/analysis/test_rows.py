@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from kvfrontier.analysis.rows import boards, pool, table
+from kvfrontier.analysis.boards import boards, pool
+from kvfrontier.analysis.flat import table
 
 
 def test_a_row_joins_the_tasks_of_one_method_at_one_context(records):

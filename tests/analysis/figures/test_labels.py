@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvfrontier.analysis.labels import Tag, place, spread
+from kvfrontier.analysis.figures.labels import Tag, place, spread
 
 FRAME = (0.0, 0.0, 320.0, 300.0)
 
