@@ -39,8 +39,12 @@ from kvfrontier.runners.record import (
 from kvfrontier.runners.session import Session
 
 
-def describe(config: Mapping[str, Any]) -> Cell:
-    """What determines a record, from a composed configuration. Raises UsageError for what does not exist."""
+def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
+    """What determines a record, from a composed configuration. Raises UsageError for what does not exist.
+
+    A budget is solved at the end of the task's prompt, so that the scores are of a state within it, or of `prompt`
+    tokens where no task is run.
+    """
     models.resolve_dtype(config["dtype"])
     tracker.parse(config["tracker"])
     for key, value, least in [
@@ -51,7 +55,9 @@ def describe(config: Mapping[str, Any]) -> Cell:
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
     task = tasks.make(config["task"])
-    method, budget = _within_budget(config, _method_parameters(config["method"]), task)
+    method, budget = _within_budget(
+        config, _method_parameters(config["method"]), prompt or task.prompt_tokens(config["context"])
+    )
     return Cell(
         model=model_name(config["model"]),
         dtype=config["dtype"],
@@ -67,15 +73,15 @@ def describe(config: Mapping[str, Any]) -> Cell:
 
 
 def _within_budget(
-    config: Mapping[str, Any], method: dict[str, Any], task: tasks.Task
+    config: Mapping[str, Any], method: dict[str, Any], prompt: int
 ) -> tuple[dict[str, Any], Budget | None]:
-    """The method's parameters with its knob solved for the budget, where one is asked for: at the end of the task's
-    prompt, so that the scores are of a state within it."""
+    """The method's parameters with its knob solved for the budget after `prompt` tokens, where one is asked for."""
     asked = config.get("budget")
     if asked is None:
         return method, None
-    prompt = max(1, task.prompt_tokens(config["context"]))
-    solved = _solve(str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], prompt)
+    solved = _solve(
+        str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], max(1, prompt)
+    )
     found = Budget(asked=str(asked), limit=solved.limit, knob=solved.knob, value=solved.value, got=solved.got)
     return solved.params, found
 

@@ -20,7 +20,7 @@ from kvfrontier.runners.plan.hardware import Hardware, hardware
 from kvfrontier.runners.plan.peaks import Logits
 from kvfrontier.runners.record import Cell
 
-_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: What is planned where nothing else is asked for.
 _USUAL = {"dtype": "bf16", "chunk": "4096", "new": "1", "logits": "last", "device": "h100-80g"}
 _REQUESTS = re.compile(r"(\d+)x(\d+)")
@@ -90,10 +90,11 @@ def _asked(words: dict[str, str]) -> Asked:
     device, logits = words.pop("device"), words.pop("logits")
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))
-    words["dtype"] = _ALIASES.get(words["dtype"], words["dtype"])
+    words["dtype"] = ALIASES.get(words["dtype"], words["dtype"])
     config = composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
-    cell = cells.describe(config.config)
+    context, new = config.config["context"], config.config["meter"]["decode_tokens"]
+    if new >= context:
+        raise UsageError(f"new={new} leaves nothing of context {context} to prefill")
+    cell = cells.describe(config.config, prompt=context - new)
     model = {**config.config["model"], "dtype": cell.dtype}
-    if cell.protocol["decode_tokens"] >= cell.context:
-        raise UsageError(f"new={cell.protocol['decode_tokens']} leaves nothing of context {cell.context} to prefill")
     return Asked(cell, config.choices["model"], model, hardware(device), cast(Literal["last", "all"], logits))
