@@ -21,10 +21,12 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,6 +86,12 @@ class Entry:
 
 def _call(factory: Callable[..., Any], params: Mapping[str, Any], who: str, where: str) -> Any:
     """factory(**params), after its names and types are checked. `where` is the configuration's path to them."""
+    _check(factory, params, who, where)
+    with _placed(where):
+        return factory(**params)
+
+
+def _check(factory: Callable[..., Any], params: Mapping[str, Any], who: str, where: str) -> None:
     types, known = typing.get_type_hints(factory), defaults(factory)
     for key, value in params.items():
         if key not in known:
@@ -91,7 +99,6 @@ def _call(factory: Callable[..., Any], params: Mapping[str, Any], who: str, wher
         if not _fits(value, types[key]):
             wanted = getattr(types[key], "__name__", str(types[key]))
             raise ValueError(f"{where}.{key}={value!r} is not of type {wanted}, which {who} takes there")
-    return factory(**params)
 
 
 def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -192,9 +199,24 @@ def build(params: Mapping[str, Any]) -> Method:
         return method
     from kvfrontier.methods.per_layer import Layers, PerLayer
 
-    choices = {spec: build(_described(choice)) for spec, choice in layers.items()}
+    choices = {}
+    for spec, choice in layers.items():
+        with _placed(f"method.layers.{spec}"):
+            choices[spec] = build(_described(choice))
     default = choices.pop("default", method)
     return PerLayer(default, tuple((Layers(str(spec)), choice) for spec, choice in choices.items()))
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """An error from within names parameters where the configuration has them: `method.rate` is `method.memory.rate`
+    where the memory of `cached` says it."""
+    try:
+        yield
+    except ValueError as error:
+        if where != "method":
+            error.args = (re.sub(r"\bmethod\.(?=\w)", f"{where}.", str(error)),)
+        raise
 
 
 def build_component(axis: str, params: Mapping[str, Any] | str) -> Any:
@@ -206,15 +228,25 @@ def build_component(axis: str, params: Mapping[str, Any] | str) -> Any:
 def complete(params: Mapping[str, Any]) -> dict[str, Any]:
     """The same description with every default filled in. Raises ValueError where it describes no method."""
     build(params)
+    return fill(params)
+
+
+def fill(params: Mapping[str, Any]) -> dict[str, Any]:
+    """As `complete`, but whether the values make a method is left to `build`: ValueError is for names that do not exist
+    and values of a wrong type."""
     rest, name = _named(params)
     layers = rest.pop("layers", None)
-    filled = {"name": name, **get(name).parameters, **rest}
+    entry = get(name)
+    _check(entry.factory, rest, f"method {name!r}", "method")
+    filled = {"name": name, **entry.parameters, **rest}
     if name == COMPOSED:
         for axis in AXES:
             own, choice = _named(_described(filled[axis]))
-            filled[axis] = {"name": choice, **defaults(_component(axis, choice)), **own}
+            factory = _component(axis, choice)
+            _check(factory, own, f"{axis} {choice!r}", f"method.{axis}")
+            filled[axis] = {"name": choice, **defaults(factory), **own}
     if layers:
-        filled["layers"] = {str(spec): complete(_described(choice)) for spec, choice in layers.items()}
+        filled["layers"] = {str(spec): fill(_described(choice)) for spec, choice in layers.items()}
     return filled
 
 
@@ -279,6 +311,25 @@ def _composed_label(params: Mapping[str, Any]) -> str:
     return "+".join(parts) or COMPOSED
 
 
+def called(part: Any) -> str:
+    """What a person calls a choice of an axis, or a method, in a sentence: `selection 'window'`."""
+    alike = [(words, usual) for words, usual in _usual() if type(usual) is type(part)]
+    if not alike:
+        return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z\d]*", type(part).__name__)).lower()
+    # Names may share a class: `kivi` and `quantized` differ in a field.
+    names = [f.name for f in fields(part)]
+    return max(alike, key=lambda one: sum(getattr(one[1], name) == getattr(part, name) for name in names))[0]
+
+
+@functools.cache
+def _usual() -> tuple[tuple[str, Any], ...]:
+    """Every choice of an axis and every method, at its defaults, with what it is called."""
+    axes = [(f"{axis} {name!r}", factory) for axis in AXES for name, factory in components(axis).items()]
+    return tuple(
+        (words, make()) for words, make in [*axes, *((f"method {n!r}", e.factory) for n, e in entries().items())]
+    )
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A tail for an error message: the nearest known name, or all of them."""
     known = list(known)
@@ -301,23 +352,33 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _sources(modules: Iterable[str]) -> dict[str, bytes]:
     """Source by module name: of `modules` and of all modules of this package that they import, directly or not."""
-    root = "kvfrontier.methods"
     seen: dict[str, bytes] = {}
     todo = list(modules)
     while todo:
         name = todo.pop()
         # Names and packages' lists of names decide nothing about a method.
-        if name in seen or name in (root, f"{root}.registry"):
-            continue
-        file = (sys.modules.get(name) or importlib.import_module(name)).__file__
-        assert file is not None
-        seen[name] = Path(file).read_bytes()
-        if name == f"{root}.attend":  # which loads its backends by name
-            todo += [f"{name}.{backend}" for backend in sys.modules[name].BACKENDS]
-        for node in ast.walk(ast.parse(seen[name])):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(root):
-                todo += [_defining_module(node.module, alias.name) for alias in node.names]
+        if name not in seen and name not in (_ROOT, f"{_ROOT}.registry"):
+            seen[name], imported = _source(name)
+            todo += imported
     return seen
+
+
+_ROOT = "kvfrontier.methods"
+
+
+@functools.cache
+def _source(name: str) -> tuple[bytes, tuple[str, ...]]:
+    """A module's source, and the modules of this package that it imports."""
+    file = (sys.modules.get(name) or importlib.import_module(name)).__file__
+    assert file is not None
+    source = Path(file).read_bytes()
+    imported = []
+    if name == f"{_ROOT}.attend":  # which loads its backends by name
+        imported += [f"{name}.{backend}" for backend in sys.modules[name].BACKENDS]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(_ROOT):
+            imported += [_defining_module(node.module, alias.name) for alias in node.names]
+    return source, tuple(imported)
 
 
 def _defining_module(module: str, name: str) -> str:

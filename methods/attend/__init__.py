@@ -32,12 +32,16 @@ Attend = Callable[..., Part]
 BACKENDS = ("eager", "sdpa", "flex", "flash_attn", "xformers")
 
 
+class NoBackend(ImportError, ValueError):
+    """A backend that does not exist, or whose package is not installed: so whatever the method and the model are."""
+
+
 def check(name: str) -> None:
-    """Raise ValueError where `name` is no backend, or where what it needs is not installed."""
+    """Raise NoBackend where `name` is none, or where what it needs is not installed."""
     if name == "auto":
         return
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+        raise NoBackend(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
     importlib.import_module(f"{__name__}.{name}").check()
 
 

@@ -7,13 +7,13 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from kvfrontier.methods.attend import refuse
+from kvfrontier.methods.attend import NoBackend, refuse
 
 
 def check() -> None:
-    """Raise ValueError where the package is not installed."""
+    """Raise NoBackend where the package is not installed."""
     if importlib.util.find_spec("flash_attn") is None:
-        raise ValueError(
+        raise NoBackend(
             "backend 'flash_attn' needs a package that is not installed: pip install 'kvfrontier[flash_attn]'"
         )
 

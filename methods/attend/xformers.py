@@ -6,13 +6,13 @@ import importlib.util
 
 from torch import Tensor
 
-from kvfrontier.methods.attend import refuse
+from kvfrontier.methods.attend import NoBackend, refuse
 
 
 def check() -> None:
-    """Raise ValueError where the package is not installed."""
+    """Raise NoBackend where the package is not installed."""
     if importlib.util.find_spec("xformers") is None:
-        raise ValueError("backend 'xformers' needs a package that is not installed: pip install 'kvfrontier[xformers]'")
+        raise NoBackend("backend 'xformers' needs a package that is not installed: pip install 'kvfrontier[xformers]'")
 
 
 def attend(
