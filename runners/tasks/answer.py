@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
-from kvfrontier.runners.tasks.tokens import stop_ids, tokenizer_hash
+from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids, stop_ids, tokenizer_hash
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -80,6 +81,40 @@ class AnswerTask(Task):
     def data(self) -> str:
         """Name and revision of the data that samples are made of."""
 
+    def frame(
+        self, tokenizer: Any, before: str, after: str, answer: str, bare_break: str = ""
+    ) -> tuple[list[int], list[int]]:
+        """Ids of what comes before and after a text that is asked about, in the model's chat template or bare.
+
+        The second half ends with `answer`, the words that the model's own answer is begun with. Without a template
+        `bare_break` stands between question and answer.
+        """
+        if self.chat_template:
+            before, after = chat_halves(tokenizer, before, after)
+            head = encode(tokenizer, before)
+        else:
+            after += bare_break
+            head = opening_ids(tokenizer) + encode(tokenizer, before)
+        return head, encode_inside(tokenizer, [after + answer])[0]
+
+    def room(self, context: int, *pieces: list[int]) -> int:
+        """Tokens of `context` that the answer and these pieces leave. Raises UsageError where they leave none."""
+        room = context - self.answer_tokens - sum(map(len, pieces))
+        if room < 0:
+            raise UsageError(
+                f"context {context} is too short: template, facts and answer alone take {context - room} tokens; "
+                "raise context"
+            )
+        return room
+
+    def grade(self, text: str, targets: tuple[str, ...]) -> dict[str, Any]:
+        """What is known of one generated text: exact match of all targets, and the share of them that it names."""
+        return grade(text, targets)
+
+    def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
+        """Scores over the graded samples, by name."""
+        return _scores(results, seed)
+
     def draw(self, tokenizer: Any, context: int, seed: int) -> list[Sample]:
         """All samples at one context. Sample i is the same whatever was drawn before it."""
         return [self.sample(tokenizer, context, i, rng(self, seed, i)) for i in range(self.samples)]
@@ -129,7 +164,7 @@ class AnswerTask(Task):
                         **sample.facts,
                         "targets": list(sample.targets),
                         "generation": text,
-                        **grade(text, sample.targets),
+                        **self.grade(text, sample.targets),
                     }
                 )
         return Quality(
@@ -140,7 +175,7 @@ class AnswerTask(Task):
             task_hash=self.hash(),
             sample_set=sample_set(self.samples, seed, tokenizer_hash(tokenizer), self.data()),
             primary=self.primary,
-            scores=_scores(results, seed),
+            scores=self.score(results, seed),
             samples=tuple(results),
             state=states.mean(),
         )

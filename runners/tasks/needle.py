@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
-from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.tasks.answer import AnswerTask, Sample
 from kvfrontier.runners.tasks.haystack import fill
 from kvfrontier.runners.tasks.haystack import revision as haystack_revision
-from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids
+from kvfrontier.runners.tasks.tokens import encode_inside
 
 #: One number is asked for in the singular, as in RULER.
 ONE = {
@@ -107,13 +106,7 @@ class Needle(AnswerTask):
         needles = encode_inside(tokenizer, [NEEDLE.format(key=key, value=value) for key, value in facts])
 
         head, question = self._frame(tokenizer, keys[: self.asked])
-        room = context - self.answer_tokens - len(head) - len(question) - sum(map(len, needles))
-        if room < 0:
-            raise UsageError(
-                f"context {context} is too short: template, needles and answer alone take {context - room} tokens; "
-                "raise context"
-            )
-        units = fill(tokenizer, self.haystack, room, rng)
+        units = fill(tokenizer, self.haystack, self.room(context, head, question, *needles), rng)
         depths = [self._depth(index), *(rng.random() for _ in facts[1:])]
         hidden, places = _hide(units, needles, depths)
         return Sample(
@@ -135,15 +128,8 @@ class Needle(AnswerTask):
     def _frame(self, tokenizer: Any, keys: list[str]) -> tuple[list[int], list[int]]:
         """What comes before the haystack, and the question after it, up to where the answer begins."""
         named = " and ".join(", ".join(keys).rsplit(", ", 1))
-        introduction = self._words["introduction"]
-        question, answer = self._words["question"].format(keys=named), self._words["answer"].format(keys=named)
-        if self.chat_template:
-            before, after = chat_halves(tokenizer, introduction, question)
-            head = encode(tokenizer, before)
-        else:
-            after = question + "\n"
-            head = opening_ids(tokenizer) + encode(tokenizer, introduction)
-        return head, encode_inside(tokenizer, [after + answer])[0]
+        words = {part: text.format(keys=named) for part, text in self._words.items()}
+        return self.frame(tokenizer, words["introduction"], words["question"], words["answer"], bare_break="\n")
 
 
 def _hide(units: list[list[int]], needles: list[list[int]], depths: list[float]) -> tuple[list[int], list[int]]:

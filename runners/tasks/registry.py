@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,8 +21,8 @@ def tasks() -> dict[str, type[Task]]:
     """Every task by its name: the concrete `Task` classes that the files of this folder define."""
     package = import_module(__package__ or "")
     found: dict[str, type[Task]] = {}
-    for info in iter_modules(package.__path__):
-        module = import_module(f"{__package__}.{info.name}")
+    for info in walk_packages(package.__path__, f"{__package__}."):
+        module = import_module(info.name)
         for _, cls in inspect.getmembers(module, inspect.isclass):
             if issubclass(cls, Task) and not inspect.isabstract(cls) and cls.__module__ == module.__name__:
                 if cls.name in found:
