@@ -109,7 +109,8 @@ class Method:
     differentiable: ClassVar[bool] = True
     #: The state stops growing.
     bounded: ClassVar[bool] = False
-    #: What is kept depends on the last queries of the prompt.
+    #: What is held after seal depends on the prompt's queries, the last ones among them, and not only on its keys and
+    #: values: a question in the prompt steers what is kept.
     query_sensitive: ClassVar[bool] = False
     #: It only masks: nothing is saved.
     simulated: ClassVar[bool] = False

@@ -22,6 +22,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, L
 
 from kvfrontier.methods import Dense, Layer, Method, PerLayer, Step
 from kvfrontier.methods.contract import Phase
+from kvfrontier.methods.state import Buf, leaves
 from kvfrontier.runners.session import Session
 
 #: Lengths at which rounding, blocks and residuals show.
@@ -429,6 +430,57 @@ def sealing_twice_changes_nothing(method: Method) -> None:
         session.seal()
         assert session.state_bytes() == before, "a second seal changes the state's size"
         _expect_close(session.decode(ids[:, PROMPT:]), expected[:, -1], "after a second seal")
+
+
+class _OtherQueries:
+    """While it is `on`, the model's last layer reads token ids by other queries. Nothing depends on these but what a
+    method makes of them, and what comes after the last layer."""
+
+    def __init__(self, model: Any) -> None:
+        self.on = self._ids = False
+        projection = model.model.layers[-1].self_attn.q_proj
+        self._hooks = [
+            model.get_input_embeddings().register_forward_hook(self._embedded),
+            projection.register_forward_hook(self._projected),
+        ]
+
+    def _embedded(self, *_: Any) -> None:
+        self._ids = True
+
+    def _projected(self, module: Any, args: Any, q: Tensor) -> Tensor:
+        ids, self._ids = self._ids, False
+        return -20 * q.flip(-1) if self.on and ids else q
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _held(method: Method, other: bool) -> list[Tensor]:
+    """What some prompts leave, sealed; with `other`, queries of their second half are others."""
+    ids, model = tokens(2, PROMPT), model_for(method)
+    queries = _OtherQueries(model)
+    try:
+        with torch.no_grad(), Session(model, method) as session:
+            session.prefill(ids[:, : PROMPT // 2], seal=False)
+            queries.on = other
+            session.prefill(ids[:, PROMPT // 2 :], seal=False)
+            queries.on = False
+            session.seal()
+            return [(x.view() if isinstance(x, Buf) else x).clone() for _, x, _ in leaves(session.state)]
+    finally:
+        queries.remove()
+
+
+@check
+def what_is_held_depends_on_queries_just_where_it_is_declared(method: Method) -> None:
+    """Of two prompts that differ in queries alone, not in keys and values, the same is held after seal, or not."""
+    a, b = (_held(method, other) for other in (False, True))
+    same = len(a) == len(b) and all(map(torch.equal, a, b))
+    if method.query_sensitive:
+        assert not same, "declared to depend on queries, and holds the same whatever they are"
+    else:
+        assert same, "declared not to depend on queries, and holds something else where they are others"
 
 
 @check

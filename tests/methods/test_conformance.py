@@ -14,6 +14,7 @@ from torch import Tensor
 from kvfrontier.methods import Layer, Method, Step, registry
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.selection.snapkv import SnapKVSelection
 from kvfrontier.methods.state import Buf, State
 from kvfrontier.runners.conformance import CHECKS, tiny
 
@@ -88,6 +89,23 @@ def test_a_false_flag_is_caught() -> None:
     for name in ("chunks_do_not_matter", "decode_equals_prefill"):
         with pytest.raises(AssertionError, match="declared"):
             CHECKS[name](SaysItDepends())
+
+
+def test_a_false_word_about_queries_is_caught() -> None:
+    check = CHECKS["what_is_held_depends_on_queries_just_where_it_is_declared"]
+
+    @dataclass(frozen=True)
+    class SaysItLooks(Cached):
+        query_sensitive = True  # pyright: ignore[reportAssignmentType]
+
+    @dataclass(frozen=True)
+    class SaysItDoesNot(Cached):
+        query_sensitive = False  # pyright: ignore[reportAssignmentType]
+
+    with pytest.raises(AssertionError, match="holds the same"):
+        check(SaysItLooks())
+    with pytest.raises(AssertionError, match="declared not to depend"):
+        check(SaysItDoesNot(SnapKVSelection(40, 8, 5)))
 
 
 def test_the_tiny_model_is_the_same_every_time() -> None:
