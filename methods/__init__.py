@@ -68,6 +68,7 @@ from kvfrontier.methods.selection.window import Sinks, Window
 from kvfrontier.methods.sharing.cla import CLA
 from kvfrontier.methods.sharing.gqa import GQA, MQA
 from kvfrontier.methods.sharing.mla import MLA
+from kvfrontier.methods.sharing.mla_quantized import MLAQuantized
 from kvfrontier.methods.sharing.mla_svd import MLASVD
 from kvfrontier.methods.sharing.yoco import YOCO
 from kvfrontier.methods.state import Buf, Bytes, Foreign, Host, State
@@ -87,10 +88,10 @@ __all__ = [
     "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign", "FP8",
     "GatedDeltaNet", "GEAR", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
     "KeyDiff", "KeyNorm", "Kivi", "KVQuant", "KVzip", "Layer", "Layers", "Linear", "LinearInterpolation",
-    "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MLASVD", "MoBA", "MovingAverage",
-    "MovingAverageWeighted", "MovingAverageWindow", "MQA", "NSA", "NTK", "Offloaded", "Paged", "Palu", "Performer",
-    "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "RAG", "Random", "Recompute", "RetNet", "RMT",
-    "Rotated", "Run", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store", "Summary",
+    "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MLAQuantized", "MLASVD", "MoBA",
+    "MovingAverage", "MovingAverageWeighted", "MovingAverageWindow", "MQA", "NSA", "NTK", "Offloaded", "Paged", "Palu",
+    "Performer", "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "RAG", "Random", "Recompute", "RetNet",
+    "RMT", "Rotated", "Run", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store", "Summary",
     "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "YaRN", "YOCO",
     "build", "component", "components", "entries", "get", "register",
 ]  # fmt: skip

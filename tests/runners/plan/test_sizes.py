@@ -66,10 +66,21 @@ def test_dense_state_at_131072_tokens_is_the_tables(layers, model):
     assert held.live == AT_128K[model] * GIB
 
 
+DEEPSEEK = {
+    "bf16": ({"name": "mla"}, 70_272),
+    "int8 g64 symmetric": ({"name": "mla_quantized", "bits": 8, "symmetric": True}, 36_234),
+    "int4 g64": ({"name": "mla_quantized", "bits": 4}, 19_764),
+    "int4 g32": ({"name": "mla_quantized", "bits": 4, "group": 32}, 21_960),
+    "int2 g32": ({"name": "mla_quantized", "bits": 2, "group": 32}, 13_176),
+}
+
+
 @pytest.mark.parametrize("tokens", [1, 1024, 131_072])
-def test_deepseeks_latents_are_the_tables_to_the_byte(layers, tokens):
-    held = footprint(registry.build({"name": "mla"}), layers("deepseek-v3"), 1, tokens).held
-    assert held.payload == 70_272 * tokens
+@pytest.mark.parametrize("column", COLUMNS)
+def test_deepseeks_latents_are_the_tables_to_the_byte(layers, column, tokens):
+    params, bytes_a_token = DEEPSEEK[column]
+    held = footprint(registry.build(params), layers("deepseek-v3"), 1, tokens).held
+    assert held.payload == bytes_a_token * tokens
 
 
 def test_32_requests_of_500_tokens_hold_what_one_of_16000_does(layers):
