@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -14,6 +13,7 @@ from markupsafe import Markup, escape
 
 from kvfrontier.analysis import figures, style
 from kvfrontier.analysis.report import tables
+from kvfrontier.analysis.report.repeat import commands
 from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import FAMILIES, Board
 
@@ -140,36 +140,6 @@ def _breakable(text: str) -> Markup:
 
 def _has_flag(board: Board, flag: str) -> bool:
     return any(flag in row.flags for row in board.rows) or any(flag in column.flags for column in board.columns)
-
-
-def commands(board: Board) -> list[str]:
-    """Command lines that run these cells again: one a task and way of asking, for the contexts that have the same
-    methods. A method is named by its label, as the shipped choices are."""
-    asked: dict[str, dict[int, set[str]]] = {}
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for record in board.records:
-        by_name.setdefault(str(record.cell.task.get("name")), []).append(record.cell.task)
-    for record in board.records:
-        task = record.cell.task
-        name = str(task.get("name"))
-        told = [k for k in sorted(task) if any(o.get(k) != task[k] for o in by_name[name]) or _aware(k, task[k])]
-        words = [f"task={name}", *(f"task.{k}={task[k]}" for k in told)]
-        asked.setdefault(shlex.join(words), {}).setdefault(record.cell.context, set()).add(record.info.label)
-    first = board.records[0]
-    model = first.config.get("model", {}).get("name", board.setting.model)
-    around = [f"model={model}", f"dtype={board.setting.dtype}", f"device={first.cell.device}"]
-    around += [f"batch={board.setting.batch}"] * (board.setting.batch != 1)
-    lines = []
-    for task, contexts in sorted(asked.items()):
-        for methods in dict.fromkeys(tuple(sorted(contexts[c])) for c in sorted(contexts)):
-            alike = [str(c) for c in sorted(contexts) if tuple(sorted(contexts[c])) == methods]
-            chosen = [f"method={','.join(methods)}", f"context={','.join(alike)}"]
-            lines.append(f"kvfrontier run -m {shlex.join([*around, *chosen])} {task}")
-    return lines
-
-
-def _aware(key: str, value: Any) -> bool:
-    return (key, value) == ("compress_at", "prompt")
 
 
 # Figures inside the page

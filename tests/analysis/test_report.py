@@ -207,24 +207,6 @@ def test_query_aware_columns_say_so(cell_of):
     assert "| snapkv | query-aware |" in markdown
 
 
-def test_the_commands_run_every_cell_and_no_other(cell_of):
-    prompt = {"name": "needle", "compress_at": "prompt", "samples": 8}
-    (board,) = boards(
-        [
-            *(cell_of(m, c) for m in ("dense", "snapkv") for c in (512, 1024)),
-            cell_of("dense", task="needle"),
-            cell_of("snapkv", task="needle"),
-            cell_of("snapkv", task="needle", cell__task=prompt, quality__task_hash="other"),
-        ]
-    )
-    start = "kvfrontier run -m model=smollm2-135m dtype=float32 device=cpu"
-    assert page.commands(board) == [
-        f"{start} method=dense,snapkv context=1024 task=needle task.compress_at=context",
-        f"{start} method=snapkv context=1024 task=needle task.compress_at=prompt",
-        f"{start} method=dense,snapkv context=512,1024 task=perplexity",
-    ]
-
-
 def test_a_second_machine_gets_figures_and_a_table_of_its_own(cell_of, tmp_path):
     here = [cell_of(m) for m in ("dense", "sinks", "kivi4")]
     there = [cell_of(m, environment__device_name="H200") for m in ("dense", "sinks")]
