@@ -24,7 +24,7 @@ from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, as_stored, gather
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.registry import build_component, component, register
+from kvfrontier.methods.registry import build_component, called, component, register
 from kvfrontier.methods.state import Buf, State, leaves
 from kvfrontier.methods.stores.dense import DenseStore
 
@@ -52,58 +52,60 @@ class Cached(Method):
 
     def __post_init__(self) -> None:
         check(self.backend)
-        selection, store = type(self.selection).__name__, type(self.store).__name__
         if (self.selection.when in ("order", "stream") or self.selection.views) and not self.store.streams:
             raise ValueError(
-                f"{selection} drops or reads single tokens as the stream goes, and {store} holds groups that cannot "
-                "lose one; choose a selection that compresses at seal, or another store"
+                f"{called(self.selection)} drops or reads single tokens as the stream goes, and {called(self.store)} "
+                "holds groups that cannot lose one; choose a selection that compresses at seal, or another store"
             )
         if self.selection.ragged and not self.store.ragged:
             raise ValueError(
-                f"{selection} keeps another number of tokens in each head, and {store} holds as many in all of them; "
-                "choose method.store=ragged"
+                f"{called(self.selection)} keeps another number of tokens in each head, and {called(self.store)} holds "
+                "as many in all of them; choose method/store=ragged"
             )
         if self.selection.ragged and self.memory.join:
             raise ValueError(
-                f"{type(self.memory).__name__} takes as many tokens from every head, and {selection} drops another "
-                "number from each; choose another selection"
+                f"{called(self.memory)} takes as many tokens from every head, and {called(self.selection)} drops "
+                "another number from each; choose another selection"
             )
         if self.selection.ragged and type(self.positions) is not Positions:
             raise ValueError(
-                f"{selection} keeps another number of tokens in each head, which have their original positions only"
+                f"{called(self.selection)} keeps another number of tokens in each head, which have their original "
+                "positions only; choose method/positions=original"
             )
-        positions = type(self.positions).__name__
         if self.positions.columns and self.selection.when == "seal":
             raise ValueError(
-                f"{positions} adds columns to keys, which {selection} would score as if they were the model's; choose "
-                "other positions"
+                f"{called(self.positions)} adds columns to keys, which {called(self.selection)} would score as if they "
+                "were the model's; choose other positions"
             )
         if self.positions.at_use and self.store.wants_queries:
             raise ValueError(
-                f"{store} compares queries with keys as it holds them, and {positions} places keys later; choose other "
-                "positions"
+                f"{called(self.store)} compares queries with keys as it holds them, and {called(self.positions)} "
+                "places keys later; choose other positions"
             )
         if self.selection.views and self.positions.at_use:
-            raise ValueError(f"{selection} reads single slots, which have their original positions only")
+            raise ValueError(
+                f"{called(self.selection)} reads single slots, which have their original positions only; choose "
+                "method/positions=original"
+            )
         if self.positions.splits and self.selection.wants_weights:
             raise ValueError(
-                f"{selection} observes attention weights, and under {positions} a key has no one weight for all "
-                "queries; choose other positions"
+                f"{called(self.selection)} observes attention weights, and under {called(self.positions)} a key has no "
+                "one weight for all queries; choose other positions"
             )
         if self.positions.splits and self.memory.join:
             raise ValueError(
-                f"{type(self.memory).__name__} stands in one place, and {positions} asks for one near and one far; "
-                "choose other positions"
+                f"{called(self.memory)} stands in one place, and {called(self.positions)} asks for one near and one "
+                "far; choose other positions"
             )
         if self.memory.join and self.selection.when == "never":
             raise ValueError(
-                f"{type(self.memory).__name__} takes what leaves, and {selection} lets nothing leave; "
-                "choose another selection"
+                f"{called(self.memory)} takes what leaves, and {called(self.selection)} lets nothing leave; choose "
+                "another selection"
             )
         self.memory.check(self.selection)
         self.positions.check(self.selection)
         if self.memory.wants_unrotated and not self.positions.at_use:
-            raise ValueError(f"{type(self.memory).__name__} has no positions; it needs method.positions=in_cache")
+            raise ValueError(f"{called(self.memory)} has no positions; choose method/positions=in_cache")
 
     # Declared properties follow from the axes.
     @property

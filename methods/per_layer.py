@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import called
 
 _SPEC = re.compile(r"(-?\d+)|(?:(\d+)-(\d+))?(?:/(\d+))?")
 
@@ -71,7 +72,7 @@ class PerLayer(Method):
     def __post_init__(self) -> None:
         for method in self.methods:
             if (type(method).drive, type(method).init_sequence) != (Method.drive, Method.init_sequence):
-                raise ValueError(f"{type(method).__name__} drives the whole model, and cannot serve single layers")
+                raise ValueError(f"{called(method)} drives the whole model, and cannot serve single layers")
             if isinstance(method, PerLayer):
                 raise ValueError("layers are chosen once; a method that chooses by layer cannot serve single layers")
 

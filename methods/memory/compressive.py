@@ -24,7 +24,7 @@ from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.memory import fifo
 from kvfrontier.methods.positions.in_cache import InCachePositions
-from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.selection.block_window import BlockWindowSelection
 from kvfrontier.methods.stores.dense import KV
 
@@ -67,9 +67,9 @@ class CompressiveMemory(Memory):
     def check(self, selection: Selection) -> None:
         if selection.together % self.rate:
             raise ValueError(
-                f"CompressiveMemory pools {self.rate} tokens into one, and {type(selection).__name__} lets "
-                f"{selection.together} leave at a time; choose method.selection=block_window with a block that is a "
-                "multiple of method.rate"
+                f"{called(self)} pools {self.rate} tokens into one, and {called(selection)} lets {selection.together} "
+                "leave at a time; choose method/selection=block_window with a block that is a multiple of "
+                "method.memory.rate"
             )
 
     def module(self, layer: Layer) -> Convolution | None:

@@ -27,7 +27,7 @@ from kvfrontier.methods.memory.gate import Gate, gated
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.recurrent.decay import decayed, divided, weighing
 from kvfrontier.methods.recurrent.matrix import Matrix, feature
-from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.selection.block_window import segment as segments
 
 Update = Literal["linear", "delta"]
@@ -48,8 +48,8 @@ class InfiniMemory(Memory):
     def check(self, selection: Selection) -> None:
         if self.update == "delta" and selection.rolling:
             raise ValueError(
-                f"the delta update reads the memory before a whole segment is added, and {type(selection).__name__} "
-                "lets single tokens leave; choose method.selection=segment, or method.memory.update=linear"
+                f"the delta update reads the memory before a whole segment is added, and {called(selection)} lets "
+                "single tokens leave; choose method/selection=segment, or method.memory.update=linear"
             )
 
     def module(self, layer: Layer) -> Gate:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kvfrontier.methods.axes import Memory, Selection
 from kvfrontier.methods.cached import Cached
-from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
 
 Merge = Literal["pivot", "average", "weighted"]
@@ -40,8 +40,8 @@ class MergingMemory(Memory):
     def check(self, selection: Selection) -> None:
         if selection.when not in ("seal", "stream") or selection.ragged:
             raise ValueError(
-                f"merging needs tokens that leave by scores, as many from each head, and {type(selection).__name__} "
-                "lets none leave so; choose another method.selection, such as snapkv or h2o"
+                f"merging needs tokens that leave by scores, as many from each head, and {called(selection)} lets "
+                "none leave so; choose another selection, such as method/selection=snapkv or h2o"
             )
 
     def merge(self, k: Tensor, v: Tensor, gone_k: Tensor, gone_v: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kvfrontier.methods.axes import Selection
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.positions.in_cache import InCachePositions
-from kvfrontier.methods.registry import component
+from kvfrontier.methods.registry import called, component
 
 
 @component("positions", "kept_unrotated")
@@ -25,8 +25,8 @@ class KeptUnrotated(InCachePositions):
     def check(self, selection: Selection) -> None:
         if selection.when != "never":
             raise ValueError(
-                f"under positions kept_unrotated a slot is a position, and {type(selection).__name__} lets tokens "
-                "leave; choose method.positions=original or in_cache, or a selection that keeps all"
+                f"under positions kept_unrotated a slot is a position, and {called(selection)} lets tokens leave; "
+                "choose method/positions=original or in_cache, or method/selection=all"
             )
 
     def query(self, q: Tensor, q_pre: Tensor | None, pos: Tensor, slots: Tensor, layer: Layer) -> Tensor:

@@ -33,7 +33,7 @@ from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.patterns.gathered import attend_gathered
 from kvfrontier.methods.positions.in_cache import InCachePositions
-from kvfrontier.methods.registry import component, register
+from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.retrieval.one_place import in_one_place
 from kvfrontier.methods.selection.window import WindowSelection
 from kvfrontier.methods.state import Buf, Bytes, Host, State
@@ -104,8 +104,8 @@ class BlockMemory(Memory):
     def check(self, selection: Selection) -> None:
         if not selection.rolling:
             raise ValueError(
-                f"a block is a stretch of the text, and {type(selection).__name__} does not let tokens leave one by "
-                "one, in order; choose method.selection=window or sinks"
+                f"a block is a stretch of the text, and {called(selection)} does not let tokens leave one by "
+                "one, in order; choose method/selection=window or sinks"
             )
 
     def room(self, state: Any) -> int:

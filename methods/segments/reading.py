@@ -16,6 +16,7 @@ from kvfrontier.methods.axes import Selection, arange
 from kvfrontier.methods.cached import Cached, CachedState
 from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.registry import called
 from kvfrontier.methods.state import Buf, State, capacity
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Reader(Method):
     def validate(self, layer: Layer) -> None:
         if layer.window is not None:
             raise ValueError(
-                f"{type(self).__name__} forgets what it has read, and layer {layer.index} keeps a window of its own; "
+                f"{called(self)} forgets what it has read, and layer {layer.index} keeps a window of its own; "
                 "choose a model of full-attention layers"
             )
 
@@ -91,13 +92,13 @@ class Reader(Method):
         """Read ids [B, T] or embeddings [B, T, hidden] after what was read since the model last forgot."""
         if session.bridge.recurrent:
             raise ValueError(
-                f"{type(self).__name__} forgets what it has read, and this model's recurrent layers remember; choose a "
+                f"{called(self)} forgets what it has read, and this model's recurrent layers remember; choose a "
                 "model of attention layers"
             )
         n, limit = session.states[0].cache.seen, session.bridge.max_positions
         if limit is not None and n + x.shape[1] > limit:
             raise ValueError(
-                f"{type(self).__name__} reads {n + x.shape[1]} tokens together, and the model has {limit} positions; "
+                f"{called(self)} reads {n + x.shape[1]} tokens together, and the model has {limit} positions; "
                 "ask for less text, or change the method's parameters"
             )
         options["ids" if x.dim() == 2 else "embeds"] = x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvfrontier.methods.contract import Method
+from kvfrontier.methods.registry import called
 
 
 def of_inner(name: str) -> Any:
@@ -16,4 +17,4 @@ def refuse_drivers(inner: Method) -> None:
     """Raise ValueError where a method reads the text in an order of its own, or keeps more than a state a layer."""
     hooks = ("drive", "init_sequence", "second_pass")
     if any(getattr(type(inner), hook) is not getattr(Method, hook) for hook in hooks):
-        raise ValueError(f"{type(inner).__name__} drives the whole model, and cannot run inside another method")
+        raise ValueError(f"{called(inner)} drives the whole model, and cannot run inside another method")

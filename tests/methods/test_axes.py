@@ -117,8 +117,8 @@ def test_every_pair_of_choices_works_or_is_refused_with_the_reason(layer: Layer,
             torch.testing.assert_close(pieces, one_by_one, atol=1e-4, rtol=1e-4)
         return
     # In no company do the two go together: one of them says why.
-    classes = [type(small(*choice)).__name__ for choice in pair]
-    assert any(name in reason for name in classes for reason in reasons), reasons[0]
+    names = [registry.called(small(*choice)) for choice in pair]
+    assert any(name in reason for name in names for reason in reasons), reasons[0]
 
 
 def test_every_composition_is_taken_or_refused_in_words(layer: Layer) -> None:

@@ -125,3 +125,31 @@ def test_layers_that_name_none_say_how_to_name_some() -> None:
             Layers(spec)
     with pytest.raises(ValueError, match="cannot serve single layers"):
         registry.build({"name": "window", "layers": {"0": "recompute"}})
+
+
+def test_a_choice_is_called_by_the_name_that_a_person_types():
+    for axis in registry.AXES:
+        for name in set(registry.components(axis)) - {"kivi"}:  # which is `quantized` at these settings
+            assert registry.called(registry.build_component(axis, name)) == f"{axis} {name!r}"
+    assert registry.called(registry.build({"name": "gist"})) == "method 'gist'"
+
+
+@pytest.mark.parametrize(
+    ("params", "path"),
+    [
+        ({"name": "h2o", "budget": 0}, r"set method\.budget "),
+        ({"name": "cached", "selection": {"name": "h2o", "budget": 0}}, r"set method\.selection\.budget "),
+        ({"name": "dense", "layers": {"0-1": {"name": "h2o", "budget": 0}}}, r"set method\.layers\.0-1\.budget "),
+    ],
+)
+def test_a_refusal_names_a_parameter_where_the_configuration_has_it(params, path):
+    with pytest.raises(ValueError, match=path):
+        registry.build(params)
+
+
+def test_a_description_is_filled_without_being_built():
+    beyond = {"name": "h2o", "budget": 0}
+    assert registry.fill(beyond) == {**registry.complete({"name": "h2o"}), "budget": 0}
+    for wrong in ({"name": "h2o", "bugdet": 1}, {"name": "h2o", "budget": "wide"}, {"name": "h20"}):
+        with pytest.raises(ValueError, match=r"parameter 'bugdet'|not of type int|unknown method"):
+            registry.fill(wrong)

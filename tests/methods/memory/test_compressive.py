@@ -92,5 +92,5 @@ def test_a_gradient_trains_the_convolution(reference, qkv) -> None:
     "selection", [WindowSelection(16), BlockWindowSelection(16, 10), SnapKVSelection()], ids=lambda s: type(s).__name__
 )
 def test_tokens_that_do_not_leave_in_groups_are_refused(selection: Any) -> None:
-    with pytest.raises(ValueError, match=re.escape("method.selection=block_window with a block that is a multiple")):
+    with pytest.raises(ValueError, match=re.escape("method/selection=block_window with a block that is a multiple")):
         Cached(selection, memory=CompressiveMemory(4))

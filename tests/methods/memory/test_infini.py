@@ -106,7 +106,7 @@ def test_the_delta_rule_does_not_add_what_is_there(reference) -> None:
 @pytest.mark.parametrize(
     ("selection", "positions", "message"),
     [
-        (WindowSelection(16), InCachePositions(), "lets single tokens leave; choose method.selection=segment"),
+        (WindowSelection(16), InCachePositions(), "lets single tokens leave; choose method/selection=segment"),
         (Selection(), InCachePositions(), "lets nothing leave"),
     ],
 )

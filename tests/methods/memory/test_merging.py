@@ -52,5 +52,5 @@ def test_it_merges_as_the_stream_goes_too(reference, qkv) -> None:
 
 
 def test_what_leaves_by_age_cannot_be_merged() -> None:
-    with pytest.raises(ValueError, match=r"WindowSelection lets none leave so; choose another method\.selection"):
+    with pytest.raises(ValueError, match="selection 'window' lets none leave so; choose another selection"):
         Cached(Window(8).selection, memory=MergingMemory())

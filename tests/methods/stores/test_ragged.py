@@ -99,7 +99,7 @@ def test_a_scored_pass_is_forgotten(reference, qkv) -> None:
 
 
 def test_what_cannot_be_ragged_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"method\.store=ragged"):
+    with pytest.raises(ValueError, match="method/store=ragged"):
         Cached(AdaKVSelection(), DenseStore())
     with pytest.raises(ValueError, match="positions"):
         Cached(AdaKVSelection(), RaggedStore(), positions=InCachePositions())
