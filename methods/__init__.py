@@ -44,6 +44,7 @@ from kvfrontier.methods.recurrent.hybrid import Hybrid
 from kvfrontier.methods.recurrent.linear import Linear
 from kvfrontier.methods.recurrent.performer import Performer
 from kvfrontier.methods.recurrent.retnet import RetNet
+from kvfrontier.methods.recurrent.rwkv6 import RWKV6
 from kvfrontier.methods.recurrent.ssd import SSD
 from kvfrontier.methods.registry import build, component, components, entries, get, register
 from kvfrontier.methods.retrieval.infllm import InfLLM
@@ -91,7 +92,7 @@ __all__ = [
     "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MLAQuantized", "MLASVD", "MoBA",
     "MovingAverage", "MovingAverageWeighted", "MovingAverageWindow", "MQA", "NSA", "NTK", "Offloaded", "Paged", "Palu",
     "Performer", "PerLayer", "Positions", "PyramidKV", "Quantized", "Quest", "RAG", "Random", "Recompute", "RetNet",
-    "RMT", "Rotated", "Run", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store", "Summary",
-    "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "YaRN", "YOCO",
-    "build", "component", "components", "entries", "get", "register",
+    "RMT", "Rotated", "Run", "RWKV6", "Selection", "SelfExtend", "Sinks", "SnapKV", "SSD", "State", "Step", "Store",
+    "Summary", "ThinK", "TOVA", "TransformerXL", "TurboQuant", "VerticalSlash", "Window", "WindowRecompute", "YaRN",
+    "YOCO", "build", "component", "components", "entries", "get", "register",
 ]  # fmt: skip

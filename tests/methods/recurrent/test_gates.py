@@ -9,10 +9,11 @@ from kvfrontier.methods import Method
 from kvfrontier.methods.recurrent.deltanet import DeltaNet
 from kvfrontier.methods.recurrent.gated_deltanet import GatedDeltaNet
 from kvfrontier.methods.recurrent.gla import GLA
+from kvfrontier.methods.recurrent.rwkv6 import RWKV6
 from kvfrontier.methods.recurrent.ssd import SSD
 from kvfrontier.methods.state import measure
 
-GATED = [SSD(), GLA(rank=4), DeltaNet(), GatedDeltaNet()]
+GATED = [SSD(), GLA(rank=4), DeltaNet(), GatedDeltaNet(), RWKV6(rank=4)]
 
 
 @pytest.mark.parametrize("method", GATED, ids=lambda m: type(m).__name__)
