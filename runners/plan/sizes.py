@@ -18,10 +18,16 @@ def footprint(
     """
     total = method.sequence_footprint(batch, prompt, new, sealed)
     for layer in layers:
-        serving = Window(layer.window) if layer.window is not None else method.at(layer)
-        if serving.source(layer) is None:
-            total += serving.footprint(layer, batch, prompt, new, sealed)
+        total += of_layer(method, layer, batch, prompt, new, sealed)
     return total
+
+
+def of_layer(method: Method, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+    """The same of one layer alone, without the sequence's state."""
+    serving = Window(layer.window) if layer.window is not None else method.at(layer)
+    if serving.source(layer) is not None:
+        return Footprint()
+    return serving.footprint(layer, batch, prompt, new, sealed)
 
 
 def most_held(method: Method, layers: Sequence[Layer], batch: int, prompt: int, new: int) -> int:
