@@ -59,8 +59,8 @@ def read(words: Sequence[str]) -> list[Asked]:
 
 def split(words: Sequence[str], usual: Mapping[str, str]) -> dict[str, list[str]]:
     """The values of each key, where commas part them; `usual` where a key is not named. Raises UsageError."""
-    values = {key: [value] for key, value in usual.items()}
-    for word in words:
+    values: dict[str, list[str]] = {}
+    for word in [*(f"{key}={value}" for key, value in usual.items()), *words]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise UsageError(f"{word!r} is not KEY=VALUE; write for example model=llama-3-8b context=131072")
