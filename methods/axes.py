@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kvfrontier.methods.attend import Attend, Part
-from kvfrontier.methods.contract import Footprint, Phase
+from kvfrontier.methods.contract import Footprint, Phase, Run
 from kvfrontier.methods.layer import Layer
 
 #: No limit on how many tokens fit before the past changes.
@@ -80,6 +80,8 @@ class Selection:
     ragged: ClassVar[bool] = False
     #: All tokens stay, and a decoded token reads only some of them (`view`).
     views: ClassVar[bool] = False
+    #: The prompt is read again when it has ended (`read_again`); until then the sequence's token ids are held.
+    rereads: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
     query_sensitive: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
@@ -127,6 +129,10 @@ class Selection:
 
     def remember(self, state: Any, n: int, keys: Callable[[int, int], Tensor]) -> None:
         """After tokens were stored for good: n slots, and keys(begin, end) [B, Hkv, end - begin, D] as stored."""
+
+    def read_again(self, run: Run, ids: Tensor) -> None:
+        """(`rereads`) The prompt ids [B, n] has ended and nothing is sealed: run what must be read for the scores. What
+        is run is observed as phase "score", and not remembered."""
 
     def view(self, state: Any, q: Tensor, n: int, layer: Layer) -> Tensor | None:
         """(`views`) Slots [B, Hkv, m], ascending, that one decoded query [B, Hq, 1, D] reads of n; None: all."""

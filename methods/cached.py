@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ from torch import Tensor, nn
 from kvfrontier.methods.attend import Attend, Part, add_sink_logits, check, choose, merge
 from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import Call, Memory, Positions, Selection, Span, Store, arange, as_stored, gather
-from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import build_component, called, component, register
+from kvfrontier.methods.sequence import Tokens, tokens_footprint
 from kvfrontier.methods.state import Buf, State, leaves
 from kvfrontier.methods.stores.dense import DenseStore
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.session import Session
 
 
 @dataclass
@@ -129,9 +133,13 @@ class Cached(Method):
         return self.memory.needs_training or self.positions.needs_training
 
     @property
+    def drives(self) -> bool:
+        return self.selection.rereads
+
+    @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         streams = self.selection.when in ("order", "stream")
-        if streams or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
+        if streams or self.drives or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
             return None
         return "kv+queries" if self.query_sensitive else "kv"
 
@@ -181,6 +189,22 @@ class Cached(Method):
             self.selection.init(layer, batch),
             self.memory.init(layer, batch),
         )
+
+    def init_sequence(self, batch: int, device: torch.device | str) -> Tokens | None:
+        return Tokens.empty(batch, device) if self.selection.rereads else None
+
+    def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
+        if session.sequence_state is not None:
+            session.sequence_state.ids.append(ids)
+        return run(ids)
+
+    def second_pass(self, run: Run, session: Session) -> None:
+        if session.sequence_state is None:
+            return
+        ids, session.sequence_state = session.sequence_state.ids.view(), None
+        if session.pads:  # each row from its own beginning
+            ids = torch.stack([row.roll(-pad) for row, pad in zip(ids, session.pads, strict=True)])
+        self.selection.read_again(run, ids)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step) -> Tensor:
         q_pre, k_pre = step.pre() if self.unrotated else (None, None)
@@ -420,6 +444,10 @@ class Cached(Method):
             + self.selection.footprint(layer, batch, prompt, new, sealed)
             + self.memory.footprint(layer, batch, prompt + new - slots)
         )
+
+    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        held = self.selection.rereads and not sealed
+        return tokens_footprint(batch, prompt + new, read=False) if held else Footprint()
 
     def nominal(self, layer: Layer, batch: int, prompt: int, new: int = 0) -> int:
         slots = self.selection.slots(prompt, new, True, layer)

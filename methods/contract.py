@@ -130,6 +130,12 @@ class Method:
     knob: ClassVar[str | None] = None
     knob_step: ClassVar[int] = 1
 
+    @property
+    def drives(self) -> bool:
+        """It reads the text in an order of its own, or remembers more than a state a layer: it serves all layers."""
+        hooks = ("drive", "second_pass", "init_sequence")
+        return any(getattr(type(self), hook) is not getattr(Method, hook) for hook in hooks)
+
     def validate(self, layer: Layer) -> None:
         """Raise ValueError, with what to change, where the method cannot serve this layer."""
 

@@ -71,8 +71,12 @@ class PerLayer(Method):
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if (type(method).drive, type(method).init_sequence) != (Method.drive, Method.init_sequence):
-                raise ValueError(f"{called(method)} drives the whole model, and cannot serve single layers")
+            if method.drives:
+                raise ValueError(
+                    f"{called(method)} drives the whole model: it reads the text in an order of its own, or a second "
+                    "time, through all layers together, and cannot serve single layers; leave out method.layers, or "
+                    "choose another method"
+                )
             if isinstance(method, PerLayer):
                 raise ValueError("layers are chosen once; a method that chooses by layer cannot serve single layers")
 

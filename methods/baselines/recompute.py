@@ -14,17 +14,10 @@ from kvfrontier.methods.attend import add_sink_logits, choose, needs_grad
 from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import register
-from kvfrontier.methods.state import Buf, State
+from kvfrontier.methods.sequence import Tokens, tokens_footprint
 
 if TYPE_CHECKING:
     from kvfrontier.runners.session import Session
-
-
-@dataclass
-class Tokens(State):
-    """ids [B, n] int64: the text so far, all that is remembered."""
-
-    ids: Buf
 
 
 @register(
@@ -41,7 +34,7 @@ class Recompute(Method):
         return None
 
     def init_sequence(self, batch: int, device: torch.device | str) -> Tokens:
-        return Tokens(Buf.empty(batch, 0, dim=1, exact=True, dtype=torch.int64, device=device))
+        return Tokens.empty(batch, device)
 
     def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
         tokens: Any = session.sequence_state
@@ -57,8 +50,7 @@ class Recompute(Method):
         return Footprint()
 
     def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
-        n = (prompt + new) * torch.int64.itemsize
-        return Footprint.of(batch * n, read=n)
+        return tokens_footprint(batch, prompt + new, read=True)
 
     def lossless(self, n: int) -> Recompute:
         return self
@@ -100,8 +92,7 @@ class WindowRecompute(Recompute):
         return torch.cat(logits, 1)
 
     def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
-        n = min(prompt + new, self.window) * torch.int64.itemsize
-        return Footprint.of(batch * n, read=n)
+        return tokens_footprint(batch, min(prompt + new, self.window), read=True)
 
     def lossless(self, n: int) -> WindowRecompute:
         return replace(self, window=n)

@@ -4,7 +4,8 @@ tokens; a token's score is the highest attention that it receives from the queri
 
     score_i = max over these queries, and over the query heads of a group, of softmax(q [K_chunk; K_repeat] / sqrt(d))_i
 
-and the layer's best Hkv b tokens stay, in each head as many as deserve it (official code: the best over all layers).
+and the layer's best Hkv b tokens stay, in each head as many as deserve it (official code: the best over all layers;
+its "pair-uniform" is `uniform` here: as many from each head, which a store that is not ragged can hold).
 The official code leads each chunk in with a request in words, which a method, having no tokenizer, leaves out; what it
 keeps of it are the `lead` last tokens of the chunk before, from where on to repeat. Nor does a method know which tokens
 are the system prompt's, which the official code never evicts and adds to the keys of the softmax above.
@@ -13,25 +14,22 @@ are the system prompt's, which the official code never evicts and adds to the ke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kvfrontier.methods.attend.eager import BLOCK
-from kvfrontier.methods.axes import Call, Selection, Store
-from kvfrontier.methods.baselines.recompute import Tokens
+from kvfrontier.methods.axes import Call
 from kvfrontier.methods.cached import Cached
-from kvfrontier.methods.contract import Footprint, Phase
+from kvfrontier.methods.contract import Phase, Run
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.registry import register
+from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.selection.seal import SealSelection
 from kvfrontier.methods.state import Buf, State
+from kvfrontier.methods.stores.dense import DenseStore
 from kvfrontier.methods.stores.ragged import RaggedStore
-
-if TYPE_CHECKING:
-    from kvfrontier.runners.session import Session
 
 
 @dataclass
@@ -43,21 +41,36 @@ class Repeated(State):
     n: int = 0
 
 
+@component("selection", "kvzip")
 @dataclass(frozen=True)
 class KVzipSelection(SealSelection):
-    """`budget` tokens a head on average, those that repeating the context needs most. It must be read again for its
-    scores (`KVzipCached`); a token that never was has score 0."""
+    """`budget` tokens a head on average (`uniform`: in each head), those that repeating the context needs most: in
+    chunks of `chunk` tokens, each led in by `lead` tokens. A token that was never repeated has score 0."""
 
+    chunk: int = 2000
     lead: int = 8
+    uniform: bool = False
 
     observes: ClassVar[tuple[Phase, ...]] = ("score",)
     wants_weights: ClassVar[bool] = True
-    ragged: ClassVar[bool] = True
+    rereads: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.chunk < 1:
+            raise ValueError(f"chunk {self.chunk} repeats no token; set method.chunk to at least 1")
         if self.lead < 0:
             raise ValueError(f"lead {self.lead} is a number of tokens; set method.lead to 0 or more")
+
+    @property
+    def ragged(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.uniform
+
+    def read_again(self, run: Run, ids: Tensor) -> None:
+        if ids.shape[1] <= self.budget:
+            return
+        for begin in range(0, ids.shape[1], self.chunk):
+            run(ids[:, max(0, begin - self.lead) : begin + self.chunk], phase="score")
 
     def init(self, layer: Layer, batch: int) -> Repeated:
         return Repeated(Buf.empty(batch, layer.hkv, 0, exact=True, dtype=torch.float32, device=layer.device))
@@ -88,42 +101,7 @@ class KVzipSelection(SealSelection):
         return torch.cat([best, best.new_zeros(*best.shape[:2], k.shape[2] - best.shape[2])], 2)
 
     def choose(self, scores: Tensor, m: int) -> tuple[Tensor, Tensor]:
-        return super().choose(scores.flatten(1), scores.shape[1] * m)
-
-
-@dataclass(frozen=True)
-class KVzipCached(Cached):
-    """A cache whose context is read twice; until then the session keeps its token ids."""
-
-    selection: Selection = field(default_factory=KVzipSelection)
-    store: Store = field(default_factory=RaggedStore)
-    chunk: int = 2000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.chunk < 1:
-            raise ValueError(f"chunk {self.chunk} repeats no token; set method.chunk to at least 1")
-
-    def init_sequence(self, batch: int, device: torch.device | str) -> Tokens:
-        return Tokens(Buf.empty(batch, 0, dim=1, exact=True, dtype=torch.int64, device=device))
-
-    def drive(self, run: Callable[..., Tensor], ids: Tensor, session: Session) -> Tensor:
-        if session.sequence_state is not None:
-            session.sequence_state.ids.append(ids)
-        return run(ids)
-
-    def second_pass(self, run: Callable[..., Tensor], session: Session) -> None:
-        ids, selection = session.sequence_state.ids.view(), self.selection
-        assert isinstance(selection, KVzipSelection)
-        if session.pads:  # each row from its own beginning
-            ids = torch.stack([row.roll(-pad) for row, pad in zip(ids, session.pads, strict=True)])
-        if ids.shape[1] > selection.budget:
-            for begin in range(0, ids.shape[1], self.chunk):
-                run(ids[:, max(0, begin - selection.lead) : begin + self.chunk], phase="score")
-        session.sequence_state = None
-
-    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
-        return Footprint() if sealed else Footprint.of(batch * (prompt + new) * torch.int64.itemsize, read=0)
+        return super().choose(scores, m) if self.uniform else super().choose(scores.flatten(1), scores.shape[1] * m)
 
 
 @register(
@@ -133,10 +111,10 @@ class KVzipCached(Cached):
     cost="2 Hkv d (min(T, b) + generated) elements, and Hkv lengths; until seal 2 Hkv d T, and T token ids",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def KVzip(budget: int = 256, chunk: int = 2000, lead: int = 8) -> Cached:
+def KVzip(budget: int = 256, chunk: int = 2000, lead: int = 8, uniform: bool = False) -> Cached:
     """KVzip: at the end of the prompt keep what the model needs to repeat it.
 
     budget: tokens that stay in each layer and head, on average over its heads; chunk: tokens that are repeated at once;
-    lead: tokens before a chunk from which the repetition sets out.
+    lead: tokens before a chunk from which the repetition sets out; uniform: as many from each head.
     """
-    return KVzipCached(KVzipSelection(budget, lead), chunk=chunk)
+    return Cached(KVzipSelection(budget, chunk, lead, uniform), DenseStore() if uniform else RaggedStore())

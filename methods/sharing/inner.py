@@ -15,6 +15,5 @@ def of_inner(name: str) -> Any:
 
 def refuse_drivers(inner: Method) -> None:
     """Raise ValueError where a method reads the text in an order of its own, or keeps more than a state a layer."""
-    hooks = ("drive", "init_sequence", "second_pass")
-    if any(getattr(type(inner), hook) is not getattr(Method, hook) for hook in hooks):
+    if inner.drives:
         raise ValueError(f"{called(inner)} drives the whole model, and cannot run inside another method")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from kvfrontier.methods import registry
 from kvfrontier.methods.selection.kvzip import KVzip, KVzipSelection
 from kvfrontier.runners.conformance import tiny, tokens
 from kvfrontier.runners.session import Session
@@ -17,7 +18,9 @@ from kvfrontier.runners.session import Session
 N, BUDGET = 90, 25
 
 
-def kept_by_the_paper(chunk: int, lead: int, ids: Tensor) -> list[tuple[list[list[int]], Tensor, Tensor]]:
+def kept_by_the_paper(
+    chunk: int, lead: int, ids: Tensor, uniform: bool = False
+) -> list[tuple[list[list[int]], Tensor, Tensor]]:
     """For each layer: the tokens that each head keeps, and the full keys and values [Hkv, N, D]."""
     model = copy.deepcopy(tiny())
     model.set_attn_implementation("eager")
@@ -35,7 +38,9 @@ def kept_by_the_paper(chunk: int, lead: int, ids: Tensor) -> list[tuple[list[lis
                         score[h // 2, begin:end] = torch.maximum(score[h // 2, begin:end], share)
     kept = []
     for score, layer in zip(scores, context.layers, strict=True):
-        best = sorted(((score[g, s].item(), g, s) for g in range(2) for s in range(N)), reverse=True)[: 2 * BUDGET]
+        best = sorted(((score[g, s].item(), g, s) for g in range(2) for s in range(N)), reverse=True)
+        of_head = [[entry for entry in best if entry[1] == own][:BUDGET] for own in range(2)]
+        best = of_head[0] + of_head[1] if uniform else best[: 2 * BUDGET]
         heads = [sorted(s for _, g, s in best if g == own) for own in range(2)]
         kept.append((heads, layer.keys[0], layer.values[0]))
     return kept
@@ -52,6 +57,24 @@ def test_kvzip_keeps_what_repeating_needs(chunk: int, lead: int) -> None:
         for buf, full in ((state.store.k, keys), (state.store.v, values)):
             expected = torch.cat([full[g, head] for g, head in enumerate(heads)])
             torch.testing.assert_close(buf.view()[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_with_as_many_from_each_head_any_store_holds_what_kvzip_keeps() -> None:
+    """Here paged, by a composition; the same tokens that the paper's scores choose in each head."""
+    ids, selection = tokens(1, N), {"name": "kvzip", "budget": BUDGET, "chunk": 32, "uniform": True}
+    method: Any = registry.build({"name": "cached", "selection": selection, "store": "paged"})
+    with torch.no_grad(), Session(tiny(), method) as session:
+        session.prefill(ids, chunk=40)
+        held = [method.store.read(state.store, 0, BUDGET) for state in session.states]
+    for kv, (heads, *full) in zip(held, kept_by_the_paper(32, 8, ids, uniform=True), strict=True):
+        for x, whole in zip(kv, full, strict=True):
+            expected = torch.stack([whole[g, head] for g, head in enumerate(heads)])
+            torch.testing.assert_close(x[0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_store_of_equal_heads_refuses_unequal_ones() -> None:
+    with pytest.raises(ValueError, match="store=ragged"):
+        registry.build({"name": "cached", "selection": "kvzip", "store": "kivi"})
 
 
 class Counting(Session):
