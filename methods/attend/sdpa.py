@@ -5,6 +5,8 @@ CPU: the flash kernel. CUDA: FlashAttention-2 as PyTorch ships it, in half preci
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from kvfrontier.methods.attend import merge, needs_grad, refuse
 
 #: Queries of one masked block; a band of `window` keys is computed in such blocks.
 BLOCK = 256
+#: The shortest stretch of keys that is worth a part of its own.
+STRETCH = 2048
 
 
 def check() -> None:
@@ -43,17 +47,17 @@ def attend(
         return _cuda(q, k, v, scale, causal, window)
     if q.device.type != "cpu":
         raise refuse("sdpa", f"no kernel with a log-sum-exp on {q.device.type}")
-    return _cpu(q, k, v, scale, causal, window)
+    return _cpu(q, k, v, scale, causal, window, lse)
 
 
-def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None) -> tuple[Tensor, Tensor]:
+def _cpu(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None, lse: bool
+) -> tuple[Tensor, Tensor]:
     T, S = q.shape[2], k.shape[2]
     if T == 1:
-        # One query sees all the keys that are left: the heads of a group become rows, and keys are read once.
         if causal and window is not None:
             k, v = k[:, :, S - window :], v[:, :, S - window :]
-        o, total = _flash(q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1]), k, v, scale)
-        return o.reshape(*q.shape[:3], -1), total.reshape(*q.shape[:3])
+        return _one(q, k, v, scale, lse)
     if not causal:
         return _flash(q, k, v, scale)
     if window is None:
@@ -73,6 +77,32 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: in
         outputs.append(o)
         sums.append(total)
     return (outputs[0], sums[0]) if len(outputs) == 1 else (torch.cat(outputs, 2), torch.cat(sums, 2))
+
+
+def _one(q: Tensor, k: Tensor, v: Tensor, scale: float, lse: bool) -> tuple[Tensor, Tensor]:
+    """One query that sees all keys: the heads of a group become rows, so that keys are read once. The kernel gives
+    each key/value head to a thread; where that leaves threads idle, every head is cut into stretches of keys."""
+    B, Hkv, S = k.shape[:3]
+    rows = q.reshape(B, Hkv, -1, q.shape[3])
+    n = _stretches(B, Hkv, S)
+    if n == 1:
+        o, total = _flash(rows, k, v, scale)
+        return o.reshape(q.shape), total.reshape(q.shape[:3]) if lse else total
+    even = S // n * n
+    keys, values = (x.narrow(2, 0, even).unflatten(2, (n, -1))[0].transpose(0, 1) for x in (k, v))
+    o, total = _flash(rows.expand(n, -1, -1, -1), keys, values, scale)
+    if even < S:
+        rest = _flash(rows, k.narrow(2, even, S - even), v.narrow(2, even, S - even), scale)
+        o, total = torch.cat([o, rest[0]]), torch.cat([total, rest[1]])
+    o = (o * total.softmax(0).unsqueeze(-1)).sum(0).to(q.dtype)
+    return o.reshape(q.shape), total.logsumexp(0).reshape(q.shape[:3]) if lse else total
+
+
+def _stretches(B: int, Hkv: int, S: int) -> int:
+    """Into how many stretches the keys of one query are cut, so that all threads have as much to do."""
+    threads = torch.get_num_threads()
+    # The heads of several sequences lie too irregularly for one call, and keep more threads busy.
+    return 1 if B > 1 else max(1, min(threads // math.gcd(Hkv, threads), S // STRETCH))
 
 
 def _flash(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from kvfrontier.methods import Layer, attend
+from kvfrontier.methods.attend import sdpa as sdpa_module
 from kvfrontier.methods.attend.eager import attend as eager
 from kvfrontier.methods.attend.sdpa import attend as sdpa
 
@@ -49,6 +50,22 @@ def test_sdpa_equals_eager(T: int, S: int, window: int | None, causal: bool) -> 
         *(f(q, k, v, scale=0.3, causal=causal, window=window) for f in (sdpa, eager)), strict=True
     ):
         torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4, 16])
+@pytest.mark.parametrize("S", [15, 64, 97, 333])
+def test_one_query_cut_for_the_threads_equals_eager(S: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(sdpa_module, "STRETCH", 8)
+    kernel, parts = sdpa_module._flash, []
+    monkeypatch.setattr(sdpa_module, "_flash", lambda q, *rest: parts.append(len(q)) or kernel(q, *rest))
+    q, k, v = qkv(1, S + 5, B=1)
+    for got, expected in zip(
+        *(f(q, k[:, :, :S], v[:, :, :S], scale=0.3, causal=True) for f in (sdpa, eager)), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=3e-6, rtol=1e-5)
+    # Two key/value heads keep two threads busy.
+    assert (max(parts) > 1) == (threads > 2 and S >= 16)
 
 
 # torch's own compiler uses what torch deprecates.
