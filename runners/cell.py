@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from kvfrontier.methods import Dense, registry
 from kvfrontier.runners import budget as budgets
 from kvfrontier.runners import compose, environment, meter, models, tasks, tracker
+from kvfrontier.runners import limit as limits
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
@@ -27,16 +29,24 @@ from kvfrontier.runners.record import (
     Budget,
     Cell,
     Environment,
+    Limit,
     Memory,
     MethodInfo,
     Quality,
     Record,
+    Search,
     Time,
     canonical_json,
     content_hash,
     record_id,
 )
+from kvfrontier.runners.search import process
+from kvfrontier.runners.search import run as searches
+from kvfrontier.runners.search import settings as search_settings
 from kvfrontier.runners.session import Session
+
+#: Of a cell with a search.
+_NO_TASK = {"name": "none", "version": 1}
 
 
 def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
@@ -47,6 +57,7 @@ def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
     """
     models.resolve_dtype(config["dtype"])
     tracker.parse(config["tracker"])
+    search = search_settings.read(config)
     for key, value, least in [
         *((key, config[key], least) for key, least in (("context", 2), ("batch", 1), ("seed", 0))),
         *((f"meter.{key}", value, int(key != "warmups")) for key, value in config["meter"].items()),
@@ -54,21 +65,30 @@ def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
     ]:
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
-    task = tasks.make(config["task"])
-    method, budget = _within_budget(
-        config, _method_parameters(config["method"]), prompt or task.prompt_tokens(config["context"])
-    )
+    device = str(models.resolve_device(config["device"]))
+    context, batch = config["context"], config["batch"]
+    if search:
+        limits.check(device)
+        # A search asks no task, and what it seeks is not given.
+        task, read = _NO_TASK, context - config["meter"]["decode_tokens"]
+        context, batch = (0, batch) if search.of_context else (context, 1)
+    else:
+        made = tasks.make(config["task"])
+        task, read = {**made.parameters(), "version": made.version}, prompt or made.prompt_tokens(context)
+    method, budget = _within_budget(config, _method_parameters(config["method"]), read)
     return Cell(
         model=model_name(config["model"]),
         dtype=config["dtype"],
-        device=str(models.resolve_device(config["device"])),
+        device=device,
         method=method,
-        task={**task.parameters(), "version": task.version},
+        task=task,
         protocol={**config["protocol"], **config["meter"]},
-        context=config["context"],
-        batch=config["batch"],
+        context=context,
+        batch=batch,
         seed=config["seed"],
         budget=budget,
+        memory_limit=limits.parse(config.get("memory_limit"), device),
+        search=search.model_dump() if search else None,
     )
 
 
@@ -118,7 +138,9 @@ def method_label(cell: Cell) -> str:
 
 
 def task_label(cell: Cell) -> str:
-    """The task's name, and when the method compresses where that is not the usual."""
+    """The task's name, and when the method compresses where that is not the usual; or what is sought."""
+    if cell.search:
+        return str(cell.search["name"])
     compress_at = cell.task.get("compress_at", "context")
     return cell.task["name"] if compress_at == "context" else f"{cell.task['name']} ({compress_at})"
 
@@ -126,8 +148,14 @@ def task_label(cell: Cell) -> str:
 def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> None:
     """Raise UsageError, with what to change, where a job cannot run its cells: before any cell of its sweep is run.
 
-    The model is loaded, and the method run on two tokens, in which it looks at every layer.
+    The model is loaded, and the method run on two tokens, in which it looks at every layer; for a search, neither.
     """
+    for cell in cells:
+        if cell.search:
+            searches.check(cell, model)
+    cells = [cell for cell in cells if not cell.search]
+    if not cells:
+        return
     loaded = load(cells[0], model)
     for cell in cells:
         _task(cell).check(loaded, cell.context)
@@ -155,6 +183,18 @@ def _load(config: str) -> LoadedModel:
     return models.load(json.loads(config))
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """What a cell's record has of its run. `model`: facts of a model that was loaded elsewhere."""
+
+    quality: Quality
+    memory: Memory
+    time: Time
+    limit: Limit | None = None
+    search: Search | None = None
+    model: dict[str, Any] | None = None
+
+
 class Bench:
     """One loaded model and one method as it was asked for, which all cells of a job share.
 
@@ -163,13 +203,18 @@ class Bench:
     """
 
     def __init__(self, cell: Cell, model: Mapping[str, Any]):
-        self.loaded = load(cell, model)
-        self._measured: dict[str, tuple[Memory, Time]] = {}
+        self._cell, self._model = cell, model
+        self._measured: dict[str, tuple[Memory, Time, Limit | None]] = {}
         self._fitted: list[int] = []
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model, from when it is needed: a search needs none in this process."""
+        return load(self._cell, self._model)
 
     def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
         """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
-        quality, memory, time = self._blocks(cell, say)
+        found = self._blocks(cell, say)
         entry, method = registry.get(cell.method["name"]), registry.build(cell.method)
         here = _environment(cell.device)
         return Record(
@@ -190,26 +235,27 @@ class Bench:
             protocol_hash=content_hash(cell.protocol),
             environment=here,
             config=dict(config),
-            model_info={
-                "revision": self.loaded.revision,
-                "license": self.loaded.license,
-                "max_context": self.loaded.max_context,
-                "weights_bytes": self.loaded.weights_bytes,
-            },
-            quality=quality,
-            memory=memory,
-            time=time,
+            model_info=self.loaded.facts if found.model is None else found.model,
+            quality=found.quality,
+            memory=found.memory,
+            time=found.time,
+            limit=found.limit,
+            search=found.search,
         )
 
-    def _blocks(self, cell: Cell, say: Callable[[str], None]) -> tuple[Quality, Memory, Time]:
+    def _blocks(self, cell: Cell, say: Callable[[str], None]) -> _Blocks:
         if cell.budget is not None and cell.budget.infeasible:
             reason = (
                 f"budget {cell.budget.asked} is {cell.budget.limit} bytes, and no {cell.budget.knob} of "
                 f"{method_label(cell)} holds as little"
             )
             refused: dict[str, Any] = {"status": "infeasible", "reason": reason}
-            return Quality(**refused), Memory(**refused), Time(**refused)
-        return _feasible(lambda: self._quality(cell, say)), *self._measure(cell, say)
+            return _Blocks(Quality(**refused), Memory(**refused), Time(**refused))
+        if cell.search:
+            _load.cache_clear()  # what a model of this process held would be missing there
+            found = searches.search(cell, self._model, say)
+            return _Blocks(Quality(status="skipped"), found.memory, found.time, found.limit, found.search, found.model)
+        return _Blocks(_feasible(lambda: self._quality(cell, say)), *self._measure(cell, say))
 
     def _open(self, cell: Cell) -> Callable[[], Session]:
         return lambda: Session(self.loaded.model, registry.build(cell.method))
@@ -225,8 +271,10 @@ class Bench:
             progress=say,
         )
 
-    def _measure(self, cell: Cell, say: Callable[[str], None]) -> tuple[Memory, Time]:
-        key = canonical_json([cell.method, cell.context, cell.batch, cell.protocol])
+    def _measure(self, cell: Cell, say: Callable[[str], None]) -> tuple[Memory, Time, Limit | None]:
+        """Under a limit, the time pass has a process of its own, and whether it fits is whether that lives: what the
+        tracker of the memory pass takes is not the method's, nor is the dense reference that quality is scored with."""
+        key = canonical_json([cell.method, cell.context, cell.batch, cell.protocol, cell.memory_limit])
         if key not in self._measured:
             protocol = cell.protocol
             new = protocol["decode_tokens"]
@@ -235,14 +283,22 @@ class Bench:
             passes = {"chunk": protocol["chunk"], "weights": self.loaded.model}
             counts = {"repetitions": protocol["repetitions"], "warmups": protocol["warmups"]}
             say("time")
-            time = guarded(Time, lambda: meter.measure_time(self._open(cell), prompt, decode, **passes, **counts))
-            say("memory")
-            memory = guarded(Memory, lambda: meter.measure_memory(self._open(cell), prompt, decode, **passes))
+            limit = None
+            if cell.memory_limit:
+                limit, report = process.run(searches.request(cell, self._model))
+                time = report.time
+            else:
+                time = guarded(Time, lambda: meter.measure_time(self._open(cell), prompt, decode, **passes, **counts))
+            if cell.memory_limit and time.status == "oom":
+                memory = Memory(status="oom", reason=time.reason)
+            else:
+                say("memory")
+                memory = guarded(Memory, lambda: meter.measure_memory(self._open(cell), prompt, decode, **passes))
             if memory.status == "ok":
                 self._fitted.append(cell.context)
             elif memory.status == "oom":
                 memory = memory.model_copy(update={"largest_fitting_context": max(self._fitted, default=None)})
-            self._measured[key] = memory, time
+            self._measured[key] = memory, time, limit
         return self._measured[key]
 
     def _random_ids(self, cell: Cell) -> torch.Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -26,6 +24,10 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "MemoryError",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "Thread creation failed",
 )
 
 
@@ -33,7 +35,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on any device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether the text of an error, or what a process wrote before it died, says that memory ran out."""
+    return any(words in text for words in _OUT_OF_MEMORY)
 
 
 def guarded(block: type[B], measure: Callable[[], B], on_failure: Callable[[Exception], None] | None = None) -> B:
@@ -66,22 +75,3 @@ def _report(error: Exception) -> None:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 500 else text[:499] + "…"
-
-
-@contextmanager
-def memory_limit(more: int) -> Iterator[None]:
-    """Let this process map `more` bytes beyond what it maps now; what asks for more gets an out-of-memory error.
-
-    Without it Linux hands out memory that it does not have, and kills the process when it is used. Linux only.
-    """
-    status = Path("/proc/self/statm")
-    if not status.exists():
-        raise UsageError("a limit on memory needs Linux's /proc; leave it away on this system")
-    mapped = int(status.read_text().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = mapped + more
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

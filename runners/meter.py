@@ -133,12 +133,14 @@ def measure_time(
     repetitions: int = 3,
     warmups: int = 1,
     weights: nn.Module | None = None,
+    rate: Bandwidth | None = None,
 ) -> Time:
     """Seconds to the first token (all chunks, seal, first logits) and seconds per decoded token, over repetitions in
     fresh sessions, after warm-ups that are thrown away.
 
     Shapes as in `measure_memory`. A repetition's decode time is the mean over its R steps, so that a step that packs
-    or grows counts as often as it comes. With `weights`, the model, there is a model-bandwidth utilisation.
+    or grows counts as often as it comes. With `weights`, the model, there is a model-bandwidth utilisation. `rate` is
+    the device's bandwidth where it is known already; to measure it takes memory.
     """
     B, T = prompt_ids.shape
     R = decode_ids.shape[1]
@@ -149,7 +151,7 @@ def measure_time(
     runs = [_run(open_session, prompt_ids, decode_ids, chunk) for _ in range(repetitions)]
     prefill = quartiles([run.prefill for run in runs])
     decode = quartiles([run.decode / R for run in runs])
-    rate = bandwidth(prompt_ids.device)
+    rate = rate or bandwidth(prompt_ids.device)
     mbu = None
     if weights is not None:
         read = storage_bytes(chain(weights.parameters(), weights.buffers())) + B * runs[-1].bytes_read

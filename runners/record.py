@@ -152,6 +152,70 @@ class Time(Block):
     read_bandwidth: float | None = None
 
 
+class Limit(Block):
+    """What the measured process was held to.
+
+    bytes          the most that it might take
+    enforced       how, which decides what counts (runners/limit.py): by a control group, every page that it touched
+                   first; by RLIMIT_DATA, its private writable mappings; on CUDA, what torch's allocator reserves
+    baseline       bytes, so counted, that it held before the model was loaded: the interpreter and the libraries
+    resident_peak  the most that it had in memory: its resident pages, on CUDA what the allocator had reserved
+    """
+
+    bytes: int
+    enforced: Literal["cgroup", "rlimit", "cuda"]
+    baseline: int
+    resident_peak: int | None = None
+
+
+class Probe(Block):
+    """One try of a search, in a process of its own: one prefill and some decoded tokens.
+
+    size             tokens of context, or sequences of the batch
+    status           ok, or oom where it did not fit; failed ends the search
+    state            bytes that the state held after the last token, slack included; `bytes_read` as in Memory
+    prefill, decode  seconds to the first logits, and for one decoded token of the batch
+    predicted_peak   what tensors would hold at once, from fake tensors, weights included; None: not asked for
+    """
+
+    size: int
+    status: Status
+    reason: str = ""
+    state: int | None = None
+    bytes_read: int | None = None
+    prefill: float | None = None
+    decode: float | None = None
+    resident_peak: int | None = None
+    predicted_peak: int | None = None
+
+
+Bound = Literal["memory", "positions", "most"]
+
+
+class Search(Block):
+    """The largest size that fits, as it was predicted and as it was found.
+
+    kind             what is sought: the longest context in tokens, or the largest batch of the cell's context
+    found            the largest size that fitted; 0: not even the smallest did
+    bound            what stopped it: memory; the positions that model and method have; or the search's own `most`
+    predicted        the largest size at which baseline and predicted peak are within the limit. It knows no temporaries
+                     inside kernels, and no memory that the allocator cannot give back
+    predicted_bound  what stops that
+    note             where the prediction is a bound, why
+    step             the next size that was tried is at most so much larger
+    probes           every try, in order
+    """
+
+    kind: Literal["max_context", "max_throughput"]
+    found: int | None = None
+    bound: Bound | None = None
+    predicted: int | None = None
+    predicted_bound: Bound | None = None
+    note: str = ""
+    step: int
+    probes: tuple[Probe, ...] = ()
+
+
 class MethodInfo(Block):
     """What a reader must know of a method to read its row: declared, not measured."""
 
@@ -194,7 +258,11 @@ class Budget(Block):
 
 class Cell(Block):
     """What determines a record. `method`, `task` and `protocol` are plain dictionaries of parameters; method and
-    task carry their registered `name`. Where a `budget` was asked for, `method` has the knob that it solved."""
+    task carry their registered `name`. Where a `budget` was asked for, `method` has the knob that it solved.
+
+    `memory_limit` is in bytes. A cell with a `search`, its settings, asks no task; where the context is what is sought,
+    `context` is 0.
+    """
 
     model: str
     dtype: str
@@ -206,6 +274,8 @@ class Cell(Block):
     batch: int = 1
     seed: int = 0
     budget: Budget | None = None
+    memory_limit: int | None = None
+    search: dict[str, Any] | None = None
 
     @property
     def unsolved(self) -> dict[str, Any]:
@@ -253,12 +323,16 @@ class Record(Block):
     quality: Quality
     memory: Memory
     time: Time
+    #: Where the cell has a memory_limit or a search.
+    limit: Limit | None = None
+    search: Search | None = None
 
     @property
     def status(self) -> Status:
         """The worst of the three blocks."""
         order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
-        return min((self.quality.status, self.memory.status, self.time.status), key=order.index)
+        asked = () if self.search else (self.quality.status,)
+        return min((*asked, self.memory.status, self.time.status), key=order.index)
 
 
 class BadRecords(ValueError):
@@ -297,9 +371,11 @@ def content_hash(value: Any) -> str:
 
 def record_id(cell: Cell, method_hash: str, device_name: str, torch_version: str, transformers_version: str) -> str:
     """sha256 over what determines a record: the cell, the method's code, the device and the libraries' major.minor."""
+    # A cell that has nothing of what later versions added keeps its id.
+    added = {key for key in ("memory_limit", "search") if getattr(cell, key) is None}
     return content_hash(
         {
-            "cell": cell.model_dump(),
+            "cell": cell.model_dump(exclude=added),
             "method_hash": method_hash,
             "device": device_name,
             "torch": _minor(torch_version),

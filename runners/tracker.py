@@ -104,6 +104,10 @@ def metrics(record: Record) -> dict[str, int | float | str]:
     if memory.peak is not None and memory.weights is not None:
         shown["memory/peak_less_weights"] = memory.peak - memory.weights
     shown |= _numbers("time", time.model_dump())
+    if record.search is not None:
+        sizes = {"found": record.search.found, "predicted": record.search.predicted}
+        shown |= _numbers(f"search/{record.search.kind}", sizes)
+        shown["context"] = record.cell.context or record.search.found or 0
     for name, score in record.quality.scores.items():
         shown |= _numbers(f"quality/{_task(record)}/{name}", {"low": score.low, "high": score.high})
         shown[f"quality/{_task(record)}/{name}"] = score.value

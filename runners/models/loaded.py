@@ -43,6 +43,16 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record keeps of the model."""
+        return {
+            "revision": self.revision,
+            "license": self.license,
+            "max_context": self.max_context,
+            "weights_bytes": self.weights_bytes,
+        }
+
 
 def ready(model: Any, tokenizer: Any, *, device: str, name: str, revision: str, license_name: str) -> LoadedModel:
     """Move the model to its device, freeze it, and read off the rest. torch.OutOfMemoryError where it does not fit."""

@@ -10,7 +10,7 @@ from typing import Any
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import progress
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.record import Record, check_writable, load_records
+from kvfrontier.runners.record import Cell, Record, Search, check_writable, load_records
 from kvfrontier.runners.sweep.cells import Plan, plan
 from kvfrontier.runners.tables import show_table
 
@@ -105,17 +105,32 @@ def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool)
             {"id": c.id, "ran": c.to_run, "status": r.status if r else "failed", "reason": _reason(r)}
             | c.cell.model_dump()
             | {"scores": {k: s.value for k, s in r.quality.scores.items()} if r else {}}
+            | ({"found": r.search.model_dump(), "limit": r.limit and r.limit.model_dump()} if r and r.search else {})
             for c, r in found
         ]
         print(json.dumps({"ran": ran, "recorded": len(found) - ran, "failed": failed, "cells": rows}))
         return
     rows = [
-        (cells.method_label(c.cell), cells.task_label(c.cell), str(c.cell.context), *_figures(r), _status(r))
+        (cells.method_label(c.cell), cells.task_label(c.cell), _context(c.cell, r), *_figures(r), _status(r))
         for c, r in found
     ]
     columns = ("method", "task", "context", "score", "state", "share", "TTFT", "decode", "status")
     show_table(None, columns, rows, numbers=columns[2:-1])
     print(f"cells run: {ran}, recorded before: {len(found) - ran}, failed: {failed}")
+
+
+def _context(cell: Cell, record: Record | None) -> str:
+    """Of a search for it, what was found."""
+    found = record.search if record else None
+    return str(found.found or "") if found and found.kind == "max_context" else str(cell.context)
+
+
+def _found(search: Search) -> str:
+    """What a search found, what stopped it, and what was predicted."""
+    if search.found is None:
+        return ""
+    size = f"batch {search.found}, " if search.kind == "max_throughput" else ""
+    return f"{size}{search.bound} (predicted {search.predicted})"
 
 
 def _figures(record: Record | None) -> list[str]:
@@ -125,7 +140,7 @@ def _figures(record: Record | None) -> list[str]:
     score = record.quality.scores.get(record.quality.primary)
     memory, time = record.memory, record.time
     return [
-        f"{score.value:.3g}" if score else "",
+        _found(record.search) if record.search else f"{score.value:.3g}" if score else "",
         f"{(memory.live_payload + (memory.live_slack or 0)) / 2**20:.2f} MiB"
         if memory.live_payload is not None
         else "",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import gc
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -40,13 +39,17 @@ def test_memory_that_runs_out_is_a_result():
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
         RuntimeError("CUDA error: out of memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_every_way_of_saying_it_is_understood(error):
     assert is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory is a topic of this text")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), ValueError("out of memory is a topic of this text"), OSError("lost")]
+)
 def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
 
@@ -92,26 +95,3 @@ def test_the_frames_of_a_failure_hold_no_tensors_afterwards():
     finally:
         gc.enable()
     assert held[0]() is None
-
-
-LIMITED = """
-import torch
-from kvfrontier.runners.guard import guarded, memory_limit
-from kvfrontier.runners.record import Memory
-
-def run(mib):
-    torch.zeros(mib << 20, dtype=torch.uint8)
-    return Memory(status="ok")
-
-with memory_limit(256 << 20):
-    print(guarded(Memory, lambda: run(64)).status)
-    print(guarded(Memory, lambda: run(512)).status)
-    print(guarded(Memory, lambda: run(64)).status)
-print(guarded(Memory, lambda: run(512)).status)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
-def test_under_a_limit_memory_runs_out_and_the_work_goes_on():
-    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["ok", "oom", "ok", "ok"], done.stderr

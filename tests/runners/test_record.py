@@ -97,10 +97,21 @@ def test_every_part_of_a_cell_decides_its_id():
         "batch": 2,
         "seed": 1,
         "budget": {"asked": "25%", "limit": 1000},
+        "memory_limit": 1 << 30,
+        "search": {"name": "max_context"},
     }
     assert set(changes) == set(Cell.model_fields)
     ids = {identify(cell())} | {identify(cell(**{key: value})) for key, value in changes.items()}
     assert len(ids) == 1 + len(changes)
+
+
+def test_what_later_versions_added_to_a_cell_leaves_other_ids_as_they_were():
+    """The published records were written before there were limits and searches."""
+    published = load_records(Path(__file__).parents[2] / "results" / "cpu-2core" / "quickstart")
+    assert published
+    for r in published:
+        here = r.environment
+        assert r.id == record_id(r.cell, r.method_hash, here.device_name, here.torch, here.transformers)
 
 
 def test_code_device_and_minor_versions_decide_it_and_patches_do_not():

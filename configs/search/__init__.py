@@ -1,0 +1,1 @@
+"""Searches: what is sought, and where it begins and stops."""
