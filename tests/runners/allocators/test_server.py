@@ -190,3 +190,9 @@ def test_32_of_500_and_1_of_16000_hold_the_same_tokens_and_are_allocated_differe
     assert allocated(one, Paged(16_384, 16, watermark=0)) == (1, 16_000)
     # Where each is given the maximum, the short ones go one by one.
     assert allocated(many, Maximum(16_384, Buddy(16_384), 16_384)) == (1, 16_000)
+
+
+@pytest.mark.parametrize(("output", "reserved"), [(1, 11), (25, 42), (32, 42), (33, 50)])
+def test_pow2_reserves_the_output_to_a_power_of_two_and_no_more_than_the_longest(output, reserved):
+    """The paper's own example: an output of 25 gets 32."""
+    assert Pow2(100, Buddy(100), 50).reserve(Request(10, output)) == reserved
