@@ -151,36 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     allocate.add_argument("--json", action="store_true", help="JSON instead of a table")
     allocate.set_defaults(serve=_allocate)
 
-    allocate = commands.add_parser(
-        "allocate",
-        help="how servers hand out the cache's memory: what holds tokens, and what is wasted",
-        description=dedent("""\
-            Serves requests on a simulated memory, by policy: max (the longest text for each), pow2 (the output to a
-            power of two), oracle (just what comes), paged (blocks). Values with commas between them make a line each.
-
-              kvfrontier allocate model=phi-4 device=l40s-48g requests=32x500,1x16000
-              kvfrontier allocate policy=paged block=1,16,256 memory=12GiB requests=lognormal:prompt=512:sigma=0.8
-              kvfrontier allocate requests=my.csv arrivals=poisson:0.05 device=h100-80g
-              kvfrontier allocate policy=paged requests=uniform prefix=2000 groups=4 sharing=true,false
-              kvfrontier allocate --figure vllm-fig2
-
-            requests   uniform:prompt=1-1024:output=1-1024, lognormal:prompt=161:output=338:sigma=1, sharegpt
-                       (count=1000 of them), 32x500 (of which new=1 decoded), or a CSV with the columns
-                       prompt,output[,arrival,prefix_group,prefix_tokens]
-            prefix     common tokens before every prompt, in groups=1 groups
-            arrivals   at_once, or poisson:RATE, requests a decode step
-            memory     bytes for the cache, as 12GiB; or device=NAME (h100-80g), less the model's weights
-            of max, pow2, oracle   place=buddy or first_fit: where a stretch lies
-            of paged               block=16, watermark=0.01 (share kept free on admission), sharing=true
-            Also: max_length=TOKENS (the model's), dtype=bf16, seed=0.
-            """),
-        formatter_class=raw,
-    )
-    allocate.add_argument("words", nargs="*", metavar="KEY=VALUE", help="model, policy, requests, memory and so on")
-    allocate.add_argument("--figure", metavar="NAME", help="a published figure beside ours, and whether it holds")
-    allocate.add_argument("--json", action="store_true", help="JSON instead of a table")
-    allocate.set_defaults(serve=_allocate)
-
     check = commands.add_parser(
         "check",
         help="the conformance suite on one method, ours or your own",
