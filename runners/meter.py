@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +54,16 @@ def measure_memory(
     gc.collect()
     tensors = list(chain(weights.parameters(), weights.buffers()))
     with track(device, external=tensors, workspace=device.type == "cpu") as memory, open_session() as session:
+        memory.tell_apart(lambda: session.state, head_of(weights))
         session.prefill(prompt_ids, chunk=chunk)
-        prefill_peak, sealed = memory.peak, session.state_bytes()
+        prefill_peak, prefill_parts, sealed = memory.peak, memory.peak_parts, session.state_bytes()
         wrong = _difference("at seal", session.footprint().held, sealed)
         at16 = at_16_bits(session, B, T)
         memory.reset_peak()
         for i in range(R):
             session.decode(decode_ids[:, i : i + 1])
-        decode_peak, live, predicted = memory.peak, session.state_bytes(), session.footprint()
+        decode_peak, decode_parts, resident = memory.peak, memory.peak_parts, memory.current
+        live, predicted = session.state_bytes(), session.footprint()
         wrong = wrong or _difference(f"after {R} decoded tokens", predicted.held, live)
         claimed = sum(method.nominal(layer, B, T, R) for layer, method in _own_states(session))
         nominal = claimed + _outside_layers(session, B, T, R)
@@ -86,9 +88,17 @@ def measure_memory(
         peak=max(prefill_peak, decode_peak),
         prefill_peak=prefill_peak,
         decode_peak=decode_peak,
+        resident=resident,
+        prefill_parts=prefill_parts,
+        decode_parts=decode_parts,
         workspace=memory.workspace,
         allocator_waste=memory.allocator_waste,
     )
+
+
+def head_of(model: Any) -> nn.Module:
+    """The language-model head: what makes logits."""
+    return model.get_output_embeddings()
 
 
 def _difference(when: str, predicted: Bytes, live: Bytes) -> str:

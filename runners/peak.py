@@ -5,13 +5,16 @@ operator inside the block is watched, and every storage that comes out of one is
 
     with track("cpu", external=model.parameters()) as memory:
         y = model(x)
-    memory.peak
+    memory.peak, memory.peak_parts
 
 Weights and whatever else lived before the block count where they are named as `external`; other tensors from before
-do not. Temporaries inside a kernel are no tensors: torch's profiler sees them, and they are reported apart, as
-`workspace`. On CUDA the caching allocator has statistics of its own, which know such temporaries from tensors no more
-than they know ours from others: what was allocated before the block is taken off, and its unused reserve is reported
-apart, as `allocator_waste`.
+do not. `tell_apart` says whose storages are the state's and which module makes logits, so that a peak shows what it was
+made of. Temporaries inside a kernel are no tensors: torch's profiler sees them, and they are reported apart, as
+`workspace`.
+
+On CUDA the caching allocator has statistics of its own, which know such temporaries from tensors no more than they know
+ours from others: what was allocated before the block is taken off, its unused reserve is reported apart, as
+`allocator_waste`, and what storages do not account for of its peak is the `workspace` among the parts.
 """
 
 from __future__ import annotations
@@ -21,14 +24,18 @@ import sys
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from kvfrontier.methods import state as states
+from kvfrontier.methods.state import Buf
+from kvfrontier.runners.record import Parts
 
 
 def track(device: torch.device | str, external: Iterable[Tensor] = (), *, workspace: bool = False) -> PeakMemory:
@@ -53,6 +60,8 @@ class PeakMemory(ABC):
 
     current           held now
     peak              the most held at once since the block began, or since `reset_peak`
+    current_parts     what `current` is made of
+    peak_parts        what `peak` was made of when it was reached for the first time
     workspace         after the block: by how much temporaries inside kernels raised its peak further, or None
     allocator_waste   after the block: reserved by a caching allocator beyond what it had handed out, or None
     """
@@ -67,6 +76,19 @@ class PeakMemory(ABC):
     @property
     @abstractmethod
     def peak(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def current_parts(self) -> Parts: ...
+
+    @property
+    @abstractmethod
+    def peak_parts(self) -> Parts: ...
+
+    @abstractmethod
+    def tell_apart(self, state: Callable[[], Any], head: nn.Module) -> None:
+        """From now on until the block ends, what `state()` refers to is the state, and what `head`, the language-model
+        head, gives is logits. Before, both are activations."""
 
     @abstractmethod
     def reset_peak(self) -> None:
@@ -96,12 +118,23 @@ class StoragePeak(PeakMemory):
     def peak(self) -> int:
         return self._storages.peak
 
+    @property
+    def current_parts(self) -> Parts:
+        return self._storages.parts()
+
+    @property
+    def peak_parts(self) -> Parts:
+        return self._storages.peak_parts
+
+    def tell_apart(self, state: Callable[[], Any], head: nn.Module) -> None:
+        self._storages.state = state
+        self._block.enter_context(self._storages.making_logits(head))
+
     def reset_peak(self) -> None:
         self._storages.new_phase()
 
     def __enter__(self) -> Self:
-        for tensor in self._external:
-            self._storages.count(tensor)
+        self._storages.count_weights(self._external)
         self._external = []
         self._start = self.current
         if self._profiler is not None:
@@ -128,10 +161,71 @@ class _Storages(TorchDispatchMode):
         self.device_type = device_type
         #: `highest` is the highest peak of the phases before.
         self.current = self.peak = self.highest = 0
+        self.peak_parts = Parts()
+        #: Gives the state; asked whenever the peak rises.
+        self.state: Callable[[], Any] = lambda: None
         #: By address of the storage: its bytes, and a reference that reports its end.
         self._live: dict[int, tuple[int, weakref.ref]] = {}
+        self._weights: set[int] = set()
+        self._logits: set[int] = set()
+        self._inside_head = False
 
-    def count(self, tensor: Tensor) -> None:
+    def count_weights(self, tensors: Iterable[Tensor]) -> None:
+        """Storages that lived before, and count from now on."""
+        for tensor in tensors:
+            self._count(tensor)
+            if _key(tensor) in self._live:
+                self._weights.add(_key(tensor))
+        self._note_peak()
+
+    @contextmanager
+    def making_logits(self, head: nn.Module) -> Iterator[None]:
+        """While it is open, what is born inside `head` is logits."""
+
+        def inside(value: bool) -> None:
+            self._inside_head = value
+
+        hooks = (
+            head.register_forward_pre_hook(lambda *_: inside(True)),
+            head.register_forward_hook(lambda *_: inside(False), always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def parts(self) -> Parts:
+        """What is held now, by whose it is. What belongs to several is the weights', or else the state's."""
+        weights = sum(self._live[key][0] for key in self._weights)
+        needed: dict[tuple[int, bool], int] = {}
+        allocated: dict[tuple[int, bool], int] = {}
+        for _, leaf, host in states.leaves(self.state()):
+            tensor = leaf.x if isinstance(leaf, Buf) else leaf
+            key = _key(tensor)
+            # Another device's memory is the host's; what is not counted lived before.
+            elsewhere = host and tensor.device.type != self.device_type
+            if elsewhere or (key in self._live and key not in self._weights):
+                allocated[key, host] = tensor.untyped_storage().nbytes()
+                needed[key, host] = needed.get((key, host), 0) + _needed(leaf)
+        held = {key: min(needed[key], allocated[key]) for key in allocated}
+        logits = self._logits - {key for key, _ in allocated}
+        here = sum(size for (key, _), size in allocated.items() if key in self._live)
+        in_logits = sum(self._live[key][0] for key in logits)
+        return Parts(
+            weights=weights,
+            state=sum(size for (_, host), size in held.items() if not host),
+            slack=sum(allocated[key] - size for key, size in held.items() if not key[1]),
+            host=sum(size for (_, host), size in allocated.items() if host),
+            logits=in_logits,
+            activations=self.current - weights - here - in_logits,
+        )
+
+    def new_phase(self) -> None:
+        self.highest = max(self.highest, self.peak)
+        self.peak, self.peak_parts = self.current, self.parts()
+
+    def _count(self, tensor: Tensor) -> None:
         if tensor.device.type != self.device_type:
             return
         storage = tensor.untyped_storage()
@@ -143,15 +237,16 @@ class _Storages(TorchDispatchMode):
         elif known[0] != size:  # resized in place
             self._live[key] = (size, known[1])
             self.current += size - known[0]
-        self.peak = max(self.peak, self.current)
 
-    def new_phase(self) -> None:
-        self.highest = max(self.highest, self.peak)
-        self.peak = self.current
+    def _note_peak(self) -> None:
+        if self.current > self.peak:
+            self.peak, self.peak_parts = self.current, self.parts()
 
     def _freed(self, key: int) -> None:
         size, _ = self._live.pop(key)
         self.current -= size
+        self._weights.discard(key)
+        self._logits.discard(key)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -164,12 +259,18 @@ class _Storages(TorchDispatchMode):
         out = func(*args, **kwargs)
         new = [tensor for tensor in _tensors(out) if not self._knows(tensor)]
         if new:
+            given = list(_tensors((*args, *kwargs.values())))
             # A view of a tensor from before the block is no new memory, except that torch.tensor() comes as such.
             fresh = func is torch.ops.aten.lift_fresh.default
-            before = () if fresh else {_key(tensor) for tensor in _tensors((*args, *kwargs.values()))}
+            before = () if fresh else {_key(tensor) for tensor in given}
+            # Token ids are made of logits too, and all that follows of them.
+            logits = self._inside_head or any(t.is_floating_point() and _key(t) in self._logits for t in given)
             for tensor in new:
                 if _key(tensor) in self._live or _key(tensor) not in before:
-                    self.count(tensor)
+                    self._count(tensor)
+                    if logits and tensor.is_floating_point() and _key(tensor) in self._live:
+                        self._logits.add(_key(tensor))
+            self._note_peak()
         return out
 
     def _knows(self, tensor: Tensor) -> bool:
@@ -186,6 +287,15 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, (tuple, list)):
         for value in values:
             yield from _tensors(value)
+
+
+def _needed(leaf: Any) -> int:
+    """Bytes that a leaf of a state must hold. Asked in the middle of an operator, a buffer may already have another
+    tensor and not yet its new length."""
+    if not isinstance(leaf, Buf):
+        return leaf.nbytes
+    entries = leaf.x.shape[leaf.dim]
+    return leaf.x.nbytes // entries * min(leaf.n, entries) if entries else 0
 
 
 def _key(tensor: Tensor) -> int:
@@ -225,11 +335,13 @@ def _without_kineto_chatter() -> Iterator[None]:
 
 
 class CudaPeak(PeakMemory):
-    """Statistics of CUDA's caching allocator. Its blocks are multiples of 512 bytes."""
+    """Statistics of CUDA's caching allocator, whose blocks are multiples of 512 bytes; storages tell its parts."""
 
     def __init__(self, device: torch.device, external: Iterable[Tensor] = ()) -> None:
         self._device = device
-        self._external = storage_bytes(t for t in external if t.device.type == "cuda")
+        self._external = [t for t in external if t.device.type == "cuda"]
+        self._storages = _Storages("cuda")
+        self._block = ExitStack()
 
     @property
     def current(self) -> int:
@@ -239,20 +351,37 @@ class CudaPeak(PeakMemory):
     def peak(self) -> int:
         return torch.cuda.max_memory_allocated(self._device) - self._others
 
+    @property
+    def current_parts(self) -> Parts:
+        return _with_workspace(self._storages.parts(), self.current)
+
+    @property
+    def peak_parts(self) -> Parts:
+        return _with_workspace(self._storages.peak_parts, self.peak)
+
+    def tell_apart(self, state: Callable[[], Any], head: nn.Module) -> None:
+        self._storages.state = state
+        self._block.enter_context(self._storages.making_logits(head))
+
     def reset_peak(self) -> None:
         self._note_waste()
         torch.cuda.reset_peak_memory_stats(self._device)
+        self._storages.new_phase()
 
     def __enter__(self) -> Self:
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
         # Allocated by others, and rounding.
-        self._others = torch.cuda.memory_allocated(self._device) - self._external
+        self._others = torch.cuda.memory_allocated(self._device) - storage_bytes(self._external)
         self.allocator_waste = 0
+        self._storages.count_weights(self._external)
+        self._external = []
+        self._block.enter_context(self._storages)
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self._block.close()
         self._note_waste()
 
     def _note_waste(self) -> None:
@@ -260,3 +389,8 @@ class CudaPeak(PeakMemory):
         reserved = torch.cuda.max_memory_reserved(self._device)
         waste = reserved - torch.cuda.max_memory_allocated(self._device)
         self.allocator_waste = max(self.allocator_waste or 0, waste)
+
+
+def _with_workspace(parts: Parts, allocated: int) -> Parts:
+    """What the allocator had handed out beyond the storages."""
+    return parts.model_copy(update={"workspace": allocated - parts.device})

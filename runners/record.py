@@ -92,6 +92,32 @@ class Quality(Block):
     prefix_store: bool = False
 
 
+class Parts(Block):
+    """What memory is made of at one moment, in bytes, measured by whose storages lived then (runners/peak.py).
+
+    weights      parameters and buffers of the model
+    state        what the method's state must hold then, on the device's tier
+    slack        what the state had allocated there and did not use
+    host         the state's host tier, payload and slack: within a peak on the CPU, beyond one on a GPU
+    logits       what the language-model head gave, and floating-point tensors made of it
+    activations  every other tensor
+    workspace    what no tensor shows of a GPU allocator's peak: temporaries inside kernels, and rounding
+    """
+
+    weights: int = 0
+    state: int = 0
+    slack: int = 0
+    host: int = 0
+    logits: int = 0
+    activations: int = 0
+    workspace: int = 0
+
+    @property
+    def device(self) -> int:
+        """All but the host tier."""
+        return self.weights + self.state + self.slack + self.logits + self.activations + self.workspace
+
+
 class Memory(Block):
     """The four sizes (nominal, analytic, live, peak), in bytes, of one sequence batch at one context.
 
@@ -99,6 +125,7 @@ class Memory(Block):
     analytic   what its closed form predicts at the end (after decoding), payload and slack apart
     live       what its state held there, payload and slack apart, host included and also given alone
     peak       the most that tensors held at once, weights and state included, in prefill and in decode
+    resident   what tensors held at rest after the last decoded token, weights, state and last logits included
     share16    analytic payload at 16 bits, at seal, over dense at 16 bits
     """
 
@@ -122,6 +149,10 @@ class Memory(Block):
     peak: int | None = None
     prefill_peak: int | None = None
     decode_peak: int | None = None
+    resident: int | None = None
+    #: What the two peaks are made of. Like `resident`, None in records of schema 1.
+    prefill_parts: Parts | None = None
+    decode_parts: Parts | None = None
     #: Beyond `peak`: temporaries inside kernels, which no tensor shows (CPU).
     workspace: int | None = None
     #: Beyond `peak`: reserved by the caching allocator and not handed out (CUDA).
@@ -329,7 +360,7 @@ class Record(Block):
 
     @property
     def status(self) -> Status:
-        """The worst of the three blocks."""
+        """The worst of the three blocks; a search has no quality."""
         order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
         asked = () if self.search else (self.quality.status,)
         return min((*asked, self.memory.status, self.time.status), key=order.index)

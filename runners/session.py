@@ -161,6 +161,8 @@ class Session:
         """As before the first token."""
         self.states: list[Any] = []
         self.sequence_state: Any = None
+        #: All rows' states, while one row is driven alone.
+        self._beside: list[Any] = []
         self.last_logits: Tensor | None = None
         self._batch = 0
         self._pads: tuple[int, ...] | None = None
@@ -207,12 +209,14 @@ class Session:
         whole = self.states, self.sequence_state, self._serving, self._pads, self._batch, self.last_logits
         self.states = [state.rows[b] for state in self.states]
         self.sequence_state = self.sequence_state.rows[b]
+        self._beside = [whole[0], whole[1]]
         self._serving, self._pads, self._batch = self._methods, None, 1
         self.last_logits = None if self.last_logits is None else self.last_logits[b : b + 1]
         try:
             yield
         finally:
             self.states, self.sequence_state, self._serving, self._pads, self._batch, self.last_logits = whole
+            self._beside = []
 
     def _drive_rows(self, run: _Run, ids: Tensor, pads: Sequence[int]) -> Tensor:
         """Each row's own tokens of a call; logits [B, keep, V], zero where a row has only padding yet."""
@@ -258,7 +262,7 @@ class Session:
         """Everything that is held: each layer's state, the sequence's, and what the model keeps in its own cache. To
         count several sessions that share storage, measure their states together."""
         foreign = [] if self._cache is None else [self._cache.foreign]
-        return [self.states, self.sequence_state, *foreign]
+        return [self.states, self.sequence_state, *foreign, *self._beside]
 
     def state_bytes(self) -> Bytes:
         """Live bytes by tier, payload and slack apart."""

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from itertools import chain
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from pydantic import TypeAdapter
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from kvfrontier.methods import Method, registry
@@ -31,9 +32,10 @@ from kvfrontier.methods.contract import Phase
 from kvfrontier.methods.state import leaves
 from kvfrontier.runners import models
 from kvfrontier.runners.cache import cache_dir, locked, read_json
+from kvfrontier.runners.meter import head_of
 from kvfrontier.runners.peak import track
 from kvfrontier.runners.plan.sizes import footprint
-from kvfrontier.runners.record import content_hash
+from kvfrontier.runners.record import Parts, content_hash
 from kvfrontier.runners.session import Session
 
 Logits = Literal["last", "all"]
@@ -69,13 +71,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Bytes, weights and state included; `foreign` of them a hybrid model keeps in recurrent layers. Where the method
-    cannot run on fake tensors, `why` says so, and the peaks are 0."""
+    """What the two peaks are made of, in bytes, as the record of a run on the CPU has it; `foreign` of them a hybrid
+    model keeps in recurrent layers. Where the method cannot run on fake tensors, `why` says so, and the peaks are 0."""
 
-    prefill: int = 0
-    decode: int = 0
+    prefill_parts: Parts = field(default_factory=Parts)
+    decode_parts: Parts = field(default_factory=Parts)
     foreign: int = 0
     why: str = ""
+
+    @property
+    def prefill(self) -> int:
+        """Weights and state included, and what a GPU would keep on the host."""
+        return self.prefill_parts.device + self.prefill_parts.host
+
+    @property
+    def decode(self) -> int:
+        return self.decode_parts.device + self.decode_parts.host
+
+    def bound(self, on_top: int, why: str) -> Peaks:
+        """As if a state of `on_top` more bytes were held."""
+        both = (self.prefill_parts, self.decode_parts)
+        prefill, decode = (parts.model_copy(update={"state": parts.state + on_top}) for parts in both)
+        return Peaks(prefill, decode, self.foreign, why)
+
+
+_PEAKS = TypeAdapter(Peaks)
 
 
 def peaks(run: Run) -> Peaks:
@@ -84,12 +104,12 @@ def peaks(run: Run) -> Peaks:
     file = cache_dir() / "plan" / f"{content_hash(_determining(run))}.json"
     known = read_json(file)
     if not known:
-        known = asdict(_simulate(run))
+        known = _PEAKS.dump_python(_simulate(run))
         with locked(file):
             part = file.with_name(f".{file.name}.{os.getpid()}.part")
             part.write_text(json.dumps(known))
             part.replace(file)
-    return Peaks(**known)
+    return _PEAKS.validate_python(known)
 
 
 def _determining(run: Run) -> list[Any]:
@@ -151,19 +171,20 @@ def _watch(run: Run, method: Method, shortened: bool) -> Peaks:
     with track("cpu", external=weights) as memory, open_session(model, method) as session:
         # What a text costs that is longer than the model was made for is a fair question.
         session.bridge.max_positions = None
-        read = _adopt(session, run, len(model.get_input_embeddings().weight)) if shortened else 0
+        memory.tell_apart(lambda: session.state, head_of(model))
+        read = _adopt(session, run, head_of(model)) if shortened else 0
         memory.reset_peak()
         session.prefill(ids[:, read : run.prompt], chunk=run.chunk)
-        prefill = memory.peak
+        prefill = memory.peak_parts
         memory.reset_peak()
         for i in range(run.prompt, run.prompt + run.new):
             session.decode(ids[:, i : i + 1])
         held = session.footprint().held.live
         own = footprint(method, session.layers, run.batch, run.prompt, run.new).held.live
-        return Peaks(prefill, memory.peak, foreign=held - own)
+        return Peaks(prefill, memory.peak_parts, foreign=held - own)
 
 
-def _adopt(session: Session, run: Run, vocabulary: int) -> int:
+def _adopt(session: Session, run: Run, head: nn.Module) -> int:
     """Stand where the last growth of the state is still to come; returns the tokens that were adopted."""
     bridge, chosen = session.bridge, session.methods
     if bridge.recurrent or bridge.latents or any(method.adopts is None for method in chosen):
@@ -180,7 +201,9 @@ def _adopt(session: Session, run: Run, vocabulary: int) -> int:
         for layer in layers
     ]
     queries = [torch.empty(B, layer.hq, n, layer.d, dtype=layer.dtype) for layer in layers]
-    session.adopt(keys_values, torch.empty(B, 1, vocabulary)[:, -1], queries=queries, seal=False)
+    weight = next(head.parameters())
+    logits = head(weight.new_empty(B, 1, weight.shape[1])).float()
+    session.adopt(keys_values, logits[:, -1], queries=queries, seal=False)
     if any("[" in path for state in session.states for path, *_ in leaves(state)):
         # A list of storages tells in how many calls they came.
         session.reset()

@@ -70,7 +70,7 @@ class Planned:
             return found
         dense = peaks(replace(run, method=registry.complete({"name": "dense"})))
         on_top = most_held(self.method, self.layers, run.batch, run.prompt, run.new)
-        return replace(dense, prefill=dense.prefill + on_top, decode=dense.decode + on_top, why=found.why)
+        return dense.bound(on_top, found.why)
 
     # ---------------------------------------------------------------------------------------- what fits
 

@@ -70,18 +70,16 @@ class Why:
 
 def explain(planned: Planned) -> Why:
     """The terms of the peak, whichever of prefill and decoding has it, and the remedies that save something."""
-    found, asked = planned.peaks, planned.asked
-    phase = "prefill" if found.prefill >= found.decode else "decoding"
-    sealed, new = (False, 0) if phase == "prefill" else (True, asked.new)
-    cell = asked.cell
-    held = footprint(planned.method, planned.layers, cell.batch, cell.context - asked.new, new, sealed).held
+    found = planned.peaks
+    in_prefill = found.prefill >= found.decode
+    phase, parts = ("prefill", found.prefill_parts) if in_prefill else ("decoding", found.decode_parts)
     terms = {
-        "weights": planned.anatomy.weights,
-        "cache": held.payload + found.foreign,
-        "fragmentation": held.slack,
-        "logits": _peak(planned) - _peak(planned, logits_last=True),
+        "weights": parts.weights,
+        "cache": parts.state + parts.host,
+        "fragmentation": parts.slack,
+        "logits": parts.logits,
+        "activations": parts.activations,
     }
-    terms["activations"] = max(0, _peak(planned) - sum(terms.values()))
     remedies = sorted(_remedies(planned, terms), key=lambda remedy: -remedy.saved)
     return Why(terms, phase, tuple(remedy for remedy in remedies if remedy.saved > 0))
 
@@ -95,7 +93,9 @@ def _remedies(planned: Planned, terms: dict[str, int]) -> Iterator[Remedy]:
     bits = 8 * planned.layers[0].dtype.itemsize
     saved = int(terms["weights"] * (1 - _WEIGHT_BITS / bits))
     yield Remedy("weights", "weights of 4 bits, a smaller model, or more devices", saved)
-    yield Remedy("logits", "logits=last (logits_to_keep=1 in transformers)", terms["logits"])
+    yield Remedy(
+        "logits", "logits=last (logits_to_keep=1 in transformers)", _peak(planned) - _peak(planned, logits_last=True)
+    )
     yield Remedy("fragmentation", _less_waste(planned), terms["fragmentation"])
     name, saved = max(_smaller(planned, terms["cache"]), key=lambda one: one[1], default=("", 0))
     yield Remedy("cache", f"a smaller cache, as of method={name}", saved)

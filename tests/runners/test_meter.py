@@ -20,6 +20,7 @@ from kvfrontier.runners import meter
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.meter import Bandwidth, measure_memory, measure_time, quartiles
 from kvfrontier.runners.models import load
+from kvfrontier.runners.peak import track
 from kvfrontier.runners.record import Memory
 
 LAYERS, HKV, D, B, T, R = 2, 2, 16, 2, 150, 5
@@ -141,6 +142,59 @@ def test_peaks_hold_weights_and_state_and_chunks_lower_them(model):
         assert block.decode_peak > block.weights + block.live_payload
         assert block.workspace is not None
     assert chunked.prefill_peak - chunked.weights < (whole.prefill_peak - whole.weights) / 2
+
+
+@pytest.mark.parametrize("chunk", [None, 64])
+@pytest.mark.parametrize("method", [methods.Dense(), methods.Paged(block=16), methods.SnapKV(budget=40, window=8)])
+def test_a_peak_is_the_sum_of_what_it_is_made_of(model, method, chunk):
+    block = memory_of(model, method, chunk)
+    for peak, parts in ((block.prefill_peak, block.prefill_parts), (block.decode_peak, block.decode_parts)):
+        assert parts.device + parts.host == peak
+        assert parts.weights == block.weights
+        assert min(parts.model_dump().values()) >= 0
+        assert parts.activations > 0
+    held = block.decode_parts
+    # A decoded token's work is so small that the peak comes when all of it but the last token's is held, or all.
+    final = block.live_payload + block.live_slack
+    assert final - B * 4 * TOKEN <= held.state + held.slack <= final
+
+
+def test_what_is_offloaded_is_the_hosts_part_and_what_is_fetched_the_devices(model):
+    block = memory_of(model, methods.Offloaded())
+    parts = block.decode_parts
+    assert parts.device + parts.host == block.decode_peak
+    assert parts.host == block.live_host == B * 4 * TOKEN * capacity(T + R)
+    assert 0 < parts.state <= B * 4 * TOKEN // LAYERS * (T + R), "no more than a layer's at a time"
+
+
+def test_what_stays_at_rest_is_weights_state_and_the_last_logits(model):
+    with Session(model, methods.Dense()) as before:
+        before.prefill(ids(2))  # what the bridge keeps of its first look at a model is no part of this
+        block = memory_of(model, methods.Dense())
+    vocabulary = model.config.vocab_size
+    assert block.resident == block.weights + block.live_payload + block.live_slack + B * vocabulary * 4
+
+
+def test_all_rows_count_while_one_of_them_is_driven_alone(model):
+    method = methods.RMT(segment=32, memory=4)
+    prompt = ids(T)
+    mask = torch.ones_like(prompt)
+    mask[1, :40] = 0
+    seen = []
+    with track("cpu", external=model.parameters()) as memory, Session(model, method) as session:
+        memory.tell_apart(lambda: session.state, model.get_output_embeddings())
+        session.prefill(prompt, attention_mask=mask)
+        real = session.method.drive
+
+        def drive(run, given, inner):
+            seen.append(memory.current_parts.state)
+            return real(run, given, inner)
+
+        held = session.state_bytes().payload
+        object.__setattr__(session.method, "drive", drive)
+        session.decode(ids(1))
+    assert seen[0] == held
+    assert len(seen) == B
 
 
 def test_memory_is_the_same_each_time(model):

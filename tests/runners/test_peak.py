@@ -11,7 +11,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
+from kvfrontier.methods.state import Buf, Host
 from kvfrontier.runners.peak import _peak_of_allocations, _without_kineto_chatter, storage_bytes, track
+from kvfrontier.runners.record import Parts
 
 KIB = 1024
 
@@ -76,6 +78,52 @@ def test_what_python_makes_counts_and_what_it_only_hands_over_does_not():
         same = torch.as_tensor(there).reshape(2, 4)
         assert memory.current == 8
     del made, same
+
+
+class Toy(nn.Module):
+    """A body whose activations are known, and a head that makes logits of 100 bytes a position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 16, bias=False), nn.Linear(16, 50, bias=False, dtype=torch.bfloat16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).bfloat16())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_peak_is_made_of_parts_worked_out_by_hand(mode):
+    toy, cache = Toy(), []
+    weights = 16 * 16 * 4 + 16 * 50 * 2
+    with mode(), track("cpu", external=toy.parameters()) as memory:
+        memory.tell_apart(lambda: cache, toy.head)
+        assert memory.peak_parts == Parts(weights=weights)
+        cache += [Buf(torch.zeros(1, 1, 10, 4), 7), Host(torch.zeros(3, 4)), toy.body.weight]
+        x = torch.zeros(2, 16)
+        held = {"weights": weights, "state": 7 * 16, "slack": 3 * 16, "host": 48}
+        assert memory.current_parts == Parts(**held, activations=128)
+        memory.reset_peak()
+        scores = toy(x).float()
+        # The peak is where the copy stands beside its original; what the body gave has gone.
+        assert memory.peak_parts == Parts(**held, activations=128, logits=2 * 50 * 2 + 2 * 50 * 4)
+        assert memory.peak == memory.peak_parts.device + memory.peak_parts.host
+        chosen = scores.argmax(-1)
+        embedded = torch.zeros(50, 8)[chosen]
+        assert memory.current_parts == Parts(**held, activations=128 + chosen.nbytes + embedded.nbytes, logits=400)
+        del scores, x
+        cache.clear()
+    assert memory.current_parts == Parts(weights=weights, activations=chosen.nbytes + embedded.nbytes)
+    assert not toy.head._forward_hooks
+    assert not toy.head._forward_pre_hooks
+
+
+def test_what_a_state_had_before_the_block_is_in_no_part():
+    before, head = kib(3), nn.Linear(1, 1)
+    with track("cpu") as memory:
+        memory.tell_apart(lambda: [before], head)
+        made = kib(1)
+        assert memory.peak_parts == Parts(activations=KIB)
+    del made
 
 
 def test_a_storage_that_grows_in_place_counts_at_its_new_size():
@@ -214,6 +262,7 @@ def test_cuda_counts_what_is_ours():
         x = torch.zeros(1 << 19, device="cuda")
         del x
         assert memory.peak == weights.nbytes + (1 << 21)
+        assert memory.peak_parts == Parts(weights=weights.nbytes, activations=1 << 21)
         memory.reset_peak()
         assert memory.peak == weights.nbytes
     assert memory.allocator_waste is not None

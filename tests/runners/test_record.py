@@ -209,6 +209,18 @@ def test_a_record_that_says_too_much_or_too_little_is_an_error(tmp_path):
         load_records(file)
 
 
+def test_records_of_schema_1_are_read_without_what_came_later(tmp_path):
+    line = record(schema_version=1).model_dump(mode="json")
+    for key in ("resident", "prefill_parts", "decode_parts"):
+        del line["memory"][key]
+    del line["quality"]["state"]
+    file = tmp_path / "old.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    (old,) = load_records(file)
+    assert old.memory.peak == 1
+    assert (old.memory.prefill_parts, old.quality.state) == (None, None)
+
+
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_records_of_a_newer_schema_are_refused(tmp_path, end):
     file = tmp_path / "a.jsonl"

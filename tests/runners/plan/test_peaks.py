@@ -42,6 +42,7 @@ def test_the_predicted_peak_is_the_measured_one_to_the_byte(cell):
     run = run_of(*cell)
     real, fake = measured(run), peaks(run)
     assert (fake.prefill, fake.decode) == (real.prefill_peak, real.decode_peak)
+    assert (fake.prefill_parts, fake.decode_parts) == (real.prefill_parts, real.decode_parts)
 
 
 def test_at_least_60_cells_agree():
