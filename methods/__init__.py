@@ -16,6 +16,7 @@ from kvfrontier.methods.baselines.recompute import Recompute, WindowRecompute
 from kvfrontier.methods.cached import Cached, Composed
 from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.memory.cam import CaM
 from kvfrontier.methods.memory.compressive import Compressive
 from kvfrontier.methods.memory.infini import Infini, InfiniDelta
 from kvfrontier.methods.memory.merging import LookM
@@ -85,9 +86,9 @@ from kvfrontier.methods.stores.think import ThinK
 from kvfrontier.methods.stores.turboquant import TurboQuant
 
 __all__ = [
-    "AdaKV", "ALiBi", "AutoCompressor", "Based", "BigBird", "Buf", "Bytes", "Cached", "CLA", "Composed",
-    "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign", "FP8",
-    "GatedDeltaNet", "GEAR", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
+    "AdaKV", "ALiBi", "AutoCompressor", "Based", "BigBird", "Buf", "Bytes", "Cached", "CaM", "CLA",
+    "Composed", "Compressive", "CosFormer", "DeltaNet", "Dense", "Duo", "ExpectedAttention", "Footprint", "Foreign",
+    "FP8", "GatedDeltaNet", "GEAR", "Gist", "GLA", "GQA", "H2O", "Host", "Hybrid", "Infini", "InfiniDelta", "InfLLM",
     "KeyDiff", "KeyNorm", "Kivi", "KVQuant", "KVzip", "Layer", "Layers", "Linear", "LinearInterpolation",
     "LMInfinite", "Longformer", "LookM", "Memorizing", "Memory", "Method", "MLA", "MLAQuantized", "MLASVD", "MoBA",
     "MovingAverage", "MovingAverageWeighted", "MovingAverageWindow", "MQA", "NSA", "NTK", "Offloaded", "Paged", "Palu",

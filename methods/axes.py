@@ -74,6 +74,8 @@ class Selection:
     observes: ClassVar[tuple[Phase, ...]] = ()
     #: It asks for `Call.weights`.
     wants_weights: ClassVar[bool] = False
+    #: It keeps count of the attention that each token has received (`received`).
+    counts: ClassVar[bool] = False
     #: It asks for `Call.pre`.
     wants_unrotated: ClassVar[bool] = False
     #: Each head keeps its own number of tokens: `choose` gives flat slots, and the store must be ragged.
@@ -149,6 +151,10 @@ class Selection:
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
         """("seal", "stream") [B, Hkv, n]; the highest stay. k are keys as attended."""
         raise NotImplementedError
+
+    def received(self, state: Any) -> Tensor | None:
+        """(`counts`) [B, Hkv, n] float32, attention that each of n slots has received."""
+        return None
 
     def choose(self, scores: Tensor, m: int) -> tuple[Tensor, Tensor]:
         """Slots that stay [B, Hkv, m] and slots that leave [B, Hkv, n - m], both ascending. One stable order, so that
@@ -333,8 +339,11 @@ class Memory:
         """("gate") The output from what softmax and memory gave."""
         raise NotImplementedError
 
-    def merge(self, k: Tensor, v: Tensor, gone_k: Tensor, gone_v: Tensor) -> tuple[Tensor, Tensor]:
-        """(`merges`) What stays, k [B, Hkv, m, D] as stored, after gone_k [B, Hkv, n, D] went into it."""
+    def merge(
+        self, state: Any, k: Tensor, v: Tensor, keep: Tensor, gone: Tensor, received: Tensor | None, layer: Layer
+    ) -> tuple[Tensor, Tensor]:
+        """(`merges`) Keys and values of the slots keep [B, Hkv, m] of k and v, as stored, after those of the slots gone
+        [B, Hkv, n] went into them. received [B, Hkv, m + n]: attention so far, where the selection `counts` it."""
         raise NotImplementedError
 
     def footprint(self, layer: Layer, batch: int, gone: int) -> Footprint:

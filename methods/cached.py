@@ -411,7 +411,8 @@ class Cached(Method):
         if self.memory.join:
             self._absorb(state, layer, gather(k, gone), gather(v, gone))
         if self.memory.merges:
-            merged = self.memory.merge(gather(k, keep), gather(v, keep), gather(k, gone), gather(v, gone))
+            received = self.selection.received(state.selection)
+            merged = self.memory.merge(state.memory, k, v, keep, gone, received, layer)
             self.store.drop(state.store, 0, n)
             self.store.append(state.store, *merged)
         else:

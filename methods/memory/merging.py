@@ -12,14 +12,15 @@ softmax as one. The paper evicts image tokens before text; here any selection by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kvfrontier.methods.axes import Memory, Selection
+from kvfrontier.methods.axes import Memory, Selection, gather
 from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
 
@@ -44,7 +45,10 @@ class MergingMemory(Memory):
                 "none leave so; choose another selection, such as method/selection=snapkv or h2o"
             )
 
-    def merge(self, k: Tensor, v: Tensor, gone_k: Tensor, gone_v: Tensor) -> tuple[Tensor, Tensor]:
+    def merge(
+        self, state: Any, k: Tensor, v: Tensor, keep: Tensor, gone: Tensor, received: Tensor | None, layer: Layer
+    ) -> tuple[Tensor, Tensor]:
+        gone_k, gone_v, k, v = (gather(x, slots) for slots in (gone, keep) for x in (k, v))
         towards = F.normalize(k.float(), dim=3).mT
         count = k.new_zeros(k.shape[:3], dtype=torch.float32)
         sums = [torch.zeros_like(x, dtype=torch.float32) for x in (k, v)]

@@ -44,6 +44,7 @@ class H2OSelection(StreamSelection):
     recent: int | None = None
 
     query_sensitive: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +72,9 @@ class H2OSelection(StreamSelection):
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
         old = state.x.view()[..., : k.shape[2] - self._recent]
         return torch.cat([old, old.new_full((*old.shape[:2], self._recent), float("inf"))], -1)
+
+    def received(self, state: Any) -> Tensor:
+        return state.x.view()
 
     def took(self, state: Any, keep: Tensor) -> None:
         state.x.set(state.x.view().gather(2, keep))

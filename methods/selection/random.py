@@ -10,24 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kvfrontier.methods.axes import arange
 from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.draws import draw
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.selection.seal import SealSelection
-
-_BITS32 = 0xFFFFFFFF
-
-
-def scramble(x: Tensor) -> Tensor:
-    """A permutation of the integers below 2^32 without visible order (int64 in and out): each bit of the input changes
-    half of the output's. The multiplier is below 2^31, so that no product overflows."""
-    for _ in range(3):
-        x = ((x ^ (x >> 16)) * 0x45D9F3B) & _BITS32
-    return x ^ (x >> 16)
 
 
 @component("selection", "random")
@@ -38,10 +27,7 @@ class RandomSelection(SealSelection):
     seed: int = 0
 
     def scores(self, state: Any, k: Tensor, v: Tensor, layer: Layer) -> Tensor:
-        B, heads, n = k.shape[:3]
-        x = scramble(torch.tensor(self.seed & _BITS32, device=k.device))
-        x = scramble(scramble(x ^ layer.index) ^ arange(0, heads, k)).unsqueeze(-1)
-        return scramble(x ^ arange(0, n, k)).expand(B, heads, n)
+        return draw(0, k.shape[2], k, layer, self.seed).expand(k.shape[:3])
 
 
 @register(
