@@ -13,6 +13,7 @@ Inside the `with` the model's attention is the method's; outside it the model is
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -455,9 +456,7 @@ class Session:
         return logits
 
     def _check_length(self, n: int, pads: tuple[int, ...] | None) -> None:
-        limit = self.bridge.max_positions
-        if limit is None:
-            return
+        limit = math.inf if self.bridge.max_positions is None else self.bridge.max_positions
         ends = [limit]
         if not self.bridge.learned_positions:
             served = zip(self.layers, self._methods, strict=True)
@@ -466,9 +465,10 @@ class Session:
             return
         name = type(self.model).__name__
         if min(ends) != limit:
+            of = f"makes of the {limit} positions of {name}" if limit < math.inf else "takes"
             raise UsageError(
-                f"context of {n} tokens is longer than the {min(ends):.0f} that this method makes of the {limit} "
-                f"positions of {name}; shorten it, or change the method's parameters"
+                f"context of {n} tokens is longer than the {min(ends):.0f} that this method {of}; shorten it, or "
+                "change the method's parameters"
             )
         raise UsageError(
             f"context of {n} tokens is longer than the {limit} positions of {name}; shorten it, or choose a method "
