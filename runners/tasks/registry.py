@@ -24,7 +24,9 @@ def tasks() -> dict[str, type[Task]]:
     for info in walk_packages(package.__path__, f"{__package__}."):
         module = import_module(info.name)
         for _, cls in inspect.getmembers(module, inspect.isclass):
-            if issubclass(cls, Task) and not inspect.isabstract(cls) and cls.__module__ == module.__name__:
+            if cls.__module__ != module.__name__ or not issubclass(cls, Task):
+                continue
+            if "name" in vars(cls) and not inspect.isabstract(cls):
                 if cls.name in found:
                     raise RuntimeError(
                         f"two tasks are named {cls.name!r}: {found[cls.name].__module__}, {cls.__module__}"
