@@ -77,9 +77,9 @@ from kvfrontier.methods.state import Buf, Bytes, Foreign, Host, State
 from kvfrontier.methods.stores.fp8 import FP8
 from kvfrontier.methods.stores.gear import GEAR
 from kvfrontier.methods.stores.kvquant import KVQuant
-from kvfrontier.methods.stores.low_rank import Palu
 from kvfrontier.methods.stores.offloaded import Offloaded
 from kvfrontier.methods.stores.paged import Paged
+from kvfrontier.methods.stores.palu import Palu
 from kvfrontier.methods.stores.quantized import Kivi, Quantized
 from kvfrontier.methods.stores.rotated import Rotated
 from kvfrontier.methods.stores.think import ThinK

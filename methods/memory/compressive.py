@@ -48,7 +48,7 @@ class CompressiveMemory(Memory):
     the first ones, so that the newest slot stands beside the window."""
 
     rate: int = 4
-    compressed: int = 64
+    compressed: int = 512
     pooling: Pooling = "mean"
 
     join: ClassVar[Literal["softmax", "gate"] | None] = "softmax"
@@ -120,17 +120,18 @@ class CompressiveMemory(Memory):
     tags=("fixed", "internal", "lossy", "per layer"),
 )
 def Compressive(
-    window: int = 128,
-    block: int = 64,
+    window: int = 512,
+    block: int = 512,
     rate: int = 4,
-    compressed: int = 64,
+    compressed: int = 512,
     pooling: Pooling = "mean",
     positions: Literal["in_cache", "original"] = "in_cache",
 ) -> Cached:
     """Compressive Transformer: a window, and before it slots that each pool several older tokens.
 
     window tokens stay, and up to block - 1 more; block: tokens that leave at a time; rate: tokens a slot; compressed:
-    slots at most; pooling: "mean", "max", or "conv", a learned convolution. positions: those in the cache, or with
+    slots at most (512 each in the paper's model of WikiText-103); pooling: "mean", "max", or "conv", a learned
+    convolution, which is the paper's and needs training. positions: those in the cache, or with
     "original" the text's, under which keys are pooled after RoPE.
     """
     return Cached(

@@ -101,11 +101,11 @@ def _preset(segment: int, gate: float, update: Update) -> Cached:
     cost="2 Hkv d (T mod segment) elements, and Hkv (d^2 + d) in fp32",
     tags=("fixed", "internal", "lossy", "per head"),
 )
-def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
+def Infini(segment: int = 2048, gate: float = 0.0) -> Cached:
     """Infini-attention: local attention in a segment, and a compressive matrix of what came before.
 
-    segment in tokens (the paper's is 2,048); gate: the logit beta that mixes memory and local attention (0: half and
-    half), the same in every head until it is trained.
+    segment in tokens (2,048 in the paper: a shorter text never reaches the memory); gate: the logit beta that mixes
+    memory and local attention (0: half and half), the same in every head until it is trained.
     """
     return _preset(segment, gate, "linear")
 
@@ -117,10 +117,10 @@ def Infini(segment: int = 256, gate: float = 0.0) -> Cached:
     cost="2 Hkv d (T mod segment) elements, and Hkv (d^2 + d) in fp32",
     tags=("fixed", "internal", "lossy", "per head"),
 )
-def InfiniDelta(segment: int = 256, gate: float = 0.0) -> Cached:
+def InfiniDelta(segment: int = 2048, gate: float = 0.0) -> Cached:
     """Infini-attention whose matrix takes in only what it does not hold yet (the delta rule).
 
-    segment in tokens (the paper's is 2,048); gate: the logit beta that mixes memory and local attention (0: half and
-    half), the same in every head until it is trained.
+    segment in tokens (2,048 in the paper: a shorter text never reaches the memory); gate: the logit beta that mixes
+    memory and local attention (0: half and half), the same in every head until it is trained.
     """
     return _preset(segment, gate, "delta")

@@ -43,9 +43,10 @@ class SegmentStore(DenseStore):
     cost="2 Hkv d (w + (T - w) mod block) elements",
     tags=("fixed", "internal", "lossy", "per layer"),
 )
-def TransformerXL(window: int = 128, block: int = 128) -> Cached:
+def TransformerXL(window: int = 384, block: int = 384) -> Cached:
     """Transformer-XL: the segment that is read, and a window of those before it, which get no gradient.
 
-    window: tokens kept of the segments before; block: tokens of a segment.
+    window: tokens kept of the segments before; block: tokens of a segment (384 each in the paper's large model of
+    WikiText-103, which is evaluated with a longer window).
     """
     return Cached(BlockWindowSelection(window, block), SegmentStore(window, block))

@@ -64,8 +64,8 @@ class BlockWindowSelection(Selection):
 
 
 @component("selection", "segment")
-def segment(segment: int = 256) -> BlockWindowSelection:
-    """The current segment of the text, `segment` tokens long, and nothing older."""
+def segment(segment: int = 2048) -> BlockWindowSelection:
+    """The current segment of the text, `segment` tokens long (Infini-attention's size), and nothing older."""
     if segment < 1:
         raise ValueError(f"segment {segment} holds no token; set method.segment to at least 1")
     return BlockWindowSelection(0, segment)

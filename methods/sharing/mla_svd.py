@@ -44,7 +44,7 @@ class Factors(nn.Module):
 
 
 @dataclass(frozen=True)
-class LowRankStore(ExpandedStore):
+class SvdLatents(ExpandedStore):
     """`rank` elements a token; None: as many as the projections have."""
 
     rank: int | None
@@ -82,7 +82,7 @@ class LowRank(Method):
 
     @property
     def inner(self) -> Cached:
-        return Cached(store=LowRankStore(self.rank), backend=self.backend)
+        return Cached(store=SvdLatents(self.rank), backend=self.backend)
 
     def validate(self, layer: Layer) -> None:
         module = layer.module
@@ -102,7 +102,7 @@ class LowRank(Method):
             )
 
     def module(self, layer: Layer) -> Factors:
-        return Factors(layer, LowRankStore(self.rank).width(layer))
+        return Factors(layer, SvdLatents(self.rank).width(layer))
 
     def init_state(self, layer: Layer, batch: int) -> Any:
         return self.inner.init_state(layer, batch)

@@ -127,7 +127,7 @@ class GearStore(PackedStore):
 
     residual: int = 64
     bits: int = 2
-    group: int = 32
+    group: int = 64
     rank: int = 4
     outliers: float = 0.02
 
@@ -165,10 +165,10 @@ class GearStore(PackedStore):
     "outliers; (T-p) d e in full; until seal 2 Hkv d T elements",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def GEAR(bits: int = 2, group: int = 32, residual: int = 64, rank: int = 4, outliers: float = 0.02) -> Cached:
+def GEAR(bits: int = 2, group: int = 64, residual: int = 64, rank: int = 4, outliers: float = 0.02) -> Cached:
     """GEAR: quantized cache whose error is repaired by a low-rank part and by outliers in full.
 
     bits, group: of the codes; residual: tokens that are packed together, and stay in full until then; rank: of the
-    repair; outliers: share of entries that are kept apart.
+    repair; outliers: share of entries that are kept apart. As in the authors' code over KIVI's codes.
     """
     return Cached(store=GearStore(residual, bits=bits, group=group, rank=rank, outliers=outliers))

@@ -43,8 +43,7 @@ def test_every_method_and_every_task_describes_a_cell(composer, pair):
 
 
 def test_a_yaml_repeats_no_default():
-    for name in names("method"):
-        parameters = compose.choice("method", name)
+    for name, parameters in compose.choices("method").items():
         file = files("kvfrontier.configs").joinpath("method", f"{name}.yaml")
         own = yaml.safe_load(file.read_text()) if file.is_file() else {}
         own.pop("defaults", None)
@@ -82,6 +81,38 @@ def test_the_quickstart_has_fourteen_rows_over_three_contexts(capfd):
     assert {c["context"] for c in cells if c["task"]["name"] == "needle"} == {1024}
 
 
+@pytest.mark.parametrize(
+    ("fixed", "axes"),
+    [
+        (
+            ["method.layers={0: kivi4}", "context=9"],
+            [["method=window", "method=cached", "method=sinks"], ["seed=1", "seed=2"]],
+        ),
+        (["method=cached"], [["method/store=dense", "method/store=kivi4"], ["task=needle", "task=perplexity"]]),
+        (["+sweep=smoke", "method.window=8"], [["method=window", "method=sinks"], ["model=tiny", "model=phi-4"]]),
+    ],
+)
+def test_the_cells_of_a_sweep_compose_as_hydra_would(fixed, axes):
+    """Nodes are taken from their choices alone where that gives the same."""
+    composer = compose.Composer(fixed)
+    composer.prepare(o for axis in axes for o in axis)
+    for cell in itertools.product(*axes):
+        assert composer(cell) == compose.Composer([*fixed, *cell])()
+
+
+def test_a_choice_that_reaches_beyond_its_group_reaches_the_whole_cell(tmp_path):
+    folder = tmp_path / "method"
+    folder.mkdir()
+    (folder / "far.yaml").write_text("# @package _global_\nmethod: {name: window, window: 5, layers: null}\nseed: 7\n")
+    (folder / "near.yaml").write_text("name: window\nwindow: ${seed}\nlayers: null\n")
+    composer = compose.Composer(search=[f"file://{tmp_path}"])
+    composer.prepare(["method=near", "method=far", "method=dense"])
+    dense, far, near = (composer([f"method={name}", "seed=3"]).config for name in ("dense", "far", "near"))
+    assert (dense["seed"], near["method"]["window"], far["method"]["window"]) == (3, 3, 5)
+    assert composer(["method=far"]).config["seed"] == 7
+    assert composer(["method=dense"]).config["seed"] == compose.Composer()().config["seed"]
+
+
 def test_a_value_of_one_cell_does_not_reach_another():
     composer = compose.Composer(["method=kivi4"])
     assert composer(["context=77"]).config["context"] == 77
@@ -91,9 +122,10 @@ def test_a_value_of_one_cell_does_not_reach_another():
 def test_the_zoo_leaves_no_method_out():
     zoo = yaml.safe_load(files("kvfrontier.configs").joinpath("sweep", "zoo.yaml").read_text())
     swept = set(zoo["hydra"]["sweeper"]["params"]["method"])
-    # Those of latents need a model that caches them; `cached` is dense until an axis is chosen.
+    # Those of latents need a model that caches them; `cached` is dense until an axis is chosen; a small one stands in
+    # the default sweep.
     assert set(names("method")) - swept == {
-        "cached", "mla", "mla_expanded", "mla_quantized", "kivi", "quantized",
+        "cached", "mla", "mla_expanded", "mla_quantized", "kivi", "quantized", "compressive_small",
     } & set(names("method"))  # fmt: skip
     assert swept <= set(names("method"))
 

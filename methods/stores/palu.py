@@ -59,7 +59,7 @@ class Coordinates(State):
 
 
 @dataclass
-class LowRankState(State):
+class PaluState(State):
     """full: everything until seal, and nothing after it; k, v: what is held from then on."""
 
     full: KV
@@ -69,21 +69,24 @@ class LowRankState(State):
 
 @component("store", "palu")
 @dataclass(frozen=True)
-class LowRankStore(Store):
-    """`rank`: coordinates of a head, no more than its dimension."""
+class PaluStore(Store):
+    """`rank`: coordinates of a head, no more than its dimension; None: half of it."""
 
-    rank: int = 32
+    rank: int | None = None
 
     exact: ClassVar[bool] = False
     streams: ClassVar[bool] = False
     knob: ClassVar[str | None] = "rank"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
+        if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank {self.rank} leaves no coordinate; set method.rank to at least 1")
 
-    def init(self, layer: Layer, batch: int, bounded: bool) -> LowRankState:
-        return LowRankState(KV.empty(layer, batch, exact=False))
+    def _rank(self, d: int) -> int:
+        return max(1, d // 2) if self.rank is None else min(self.rank, d)
+
+    def init(self, layer: Layer, batch: int, bounded: bool) -> PaluState:
+        return PaluState(KV.empty(layer, batch, exact=False))
 
     def n(self, state: Any) -> int:
         return state.full.k.n if state.k is None else state.k.z.n
@@ -127,7 +130,7 @@ class LowRankStore(Store):
         if state.k is not None:
             return
         k, v = state.full.k.view(), state.full.v.view()
-        state.k, state.v = (Coordinates.of(x, min(self.rank, x.shape[-1])) for x in (k, v))
+        state.k, state.v = (Coordinates.of(x, self._rank(x.shape[-1])) for x in (k, v))
         for buf in (state.full.k, state.full.v):
             buf.set(buf.view()[:, :, :0])
 
@@ -147,16 +150,16 @@ class LowRankStore(Store):
             return _FULL.footprint(layer, batch, slots, sealed, False)
         total, element = Footprint(), layer.hkv * layer.dtype.itemsize
         for d in (layer.d, layer.dv):
-            rank = min(self.rank, d)
+            rank = self._rank(d)
             basis = d * rank * element
             total += buffer_footprint(batch, rank * element, slots, False)
             total += Footprint.of(batch * basis, read=basis)
         return total
 
     def nominal(self, layer: Layer, batch: int, slots: int) -> int:
-        return batch * slots * layer.hkv * sum(min(self.rank, d) for d in (layer.d, layer.dv)) * layer.dtype.itemsize
+        return batch * slots * layer.hkv * sum(self._rank(d) for d in (layer.d, layer.dv)) * layer.dtype.itemsize
 
-    def lossless(self, n: int) -> LowRankStore:
+    def lossless(self, n: int) -> PaluStore:
         return replace(self, rank=1 << 16)
 
 
@@ -172,9 +175,9 @@ def _grouped(x: Tensor, basis: Tensor) -> Tensor:
     cost="2 Hkv r (T + d) elements; until seal 2 Hkv d T",
     tags=("growing", "internal", "lossy", "per head"),
 )
-def Palu(rank: int = 32) -> Cached:
+def Palu(rank: int | None = None) -> Cached:
     """Low-rank cache: keys and values as coordinates in the leading directions of the prompt's own (after Palu).
 
-    rank: coordinates of a head, no more than its dimension; half of it in the paper.
+    rank: coordinates of a head, no more than its dimension (null: half of it, as in the paper).
     """
-    return Cached(store=LowRankStore(rank))
+    return Cached(store=PaluStore(rank))

@@ -9,8 +9,8 @@ from torch import Tensor
 from kvfrontier.methods import Cached, Step
 from kvfrontier.methods.positions.in_cache import InCachePositions
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
-from kvfrontier.methods.stores import low_rank
-from kvfrontier.methods.stores.low_rank import Coordinates, LowRankStore, Palu
+from kvfrontier.methods.stores import palu
+from kvfrontier.methods.stores.palu import Coordinates, Palu, PaluStore
 
 
 def projected(x: Tensor, prompt: Tensor, rank: int) -> Tensor:
@@ -39,7 +39,7 @@ def test_after_the_prompt_tokens_are_seen_in_its_leading_directions(reference, q
 def test_before_rope_keys_are_rotated_after_they_are_turned_back(
     reference, qkv, monkeypatch, tile: int, chunks: list[int]
 ) -> None:
-    monkeypatch.setattr(low_rank, "TILE", tile)
+    monkeypatch.setattr(palu, "TILE", tile)
     q, k, v = qkv
     qr, kr = reference.rotate(q), reference.rotate(k)
     prompt = reference.PROMPT
@@ -52,7 +52,7 @@ def test_before_rope_keys_are_rotated_after_they_are_turned_back(
         keys, values = (kr[0, g], v[0, g]) if t < prompt else (low_k[g], low_v[g])
         return reference.attend(qr[0, h, t], keys[: t + 1], values[: t + 1])
 
-    method = Cached(store=LowRankStore(6), positions=InCachePositions())
+    method = Cached(store=PaluStore(6), positions=InCachePositions())
     torch.testing.assert_close(reference.run(method, q, k, v, chunks), reference.by_token(output), atol=2e-5, rtol=1e-5)
 
 
@@ -66,7 +66,7 @@ def test_no_basis_of_that_rank_loses_less_of_the_prompt() -> None:
 def test_what_a_selection_keeps_is_what_the_basis_is_of(reference, qkv) -> None:
     """SnapKV's tokens, held in their own leading directions."""
     q, k, v = qkv
-    method = Cached(SnapKVSelection(20, 8, 3), LowRankStore(8))
+    method = Cached(SnapKVSelection(20, 8, 3), PaluStore(8))
     layer, state = reference.layer, method.init_state(reference.layer, 1)
     whole = Cached(SnapKVSelection(20, 8, 3))
     full = whole.init_state(layer, 1)
@@ -85,6 +85,12 @@ def test_a_token_reads_the_bases_too(reference) -> None:
     footprint = Palu(6).footprint(reference.layer, 3, 50)
     assert footprint.read == 2 * 2 * 6 * (50 + 16) * 4
     assert footprint.held.payload == 3 * footprint.read
+
+
+def test_half_of_a_head_is_kept_unless_told_otherwise(reference) -> None:
+    layer = reference.layer
+    assert Palu().footprint(layer, 1, 50) == Palu(layer.d // 2).footprint(layer, 1, 50)
+    assert Palu().nominal(layer, 1, 50) == 50 * layer.kv_bytes // 2
 
 
 def test_bad_values_say_what_to_change() -> None:
