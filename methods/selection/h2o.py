@@ -7,8 +7,11 @@ A token's mass is the attention weight that it has received so far,
 
 Of more than `budget` tokens the newest `recent` stay, and of the others those with the most mass. The weights are those
 over the tokens still there: what was dropped gets none, and takes its mass with it. So the state is bounded in the
-prompt too, as in algorithm 1; the official code attends to the whole prompt, and evicts for the first time when it has
-ended.
+prompt too, as in algorithm 1. The official code attends to the whole prompt, and evicts for the first time when it has
+ended. So do the runs behind published tables (PyramidKV's table 1; ObservedAttentionPress of NVIDIA's kvpress, which
+takes the mean weight a token received): there every prompt token is scored by all that follow it, the cache is as large
+as the prompt until then, and what is generated is not evicted. Their figures for H2O are therefore not those of this
+method at the same budget.
 """
 
 from __future__ import annotations

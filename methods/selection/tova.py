@@ -4,7 +4,9 @@ token looks at least.
 Of more than `budget` tokens the one with the lowest attention weight of the last query leaves, mean over all heads of
 the layer, so that all heads keep the same tokens. Nothing is favoured for its age, not even the newest token. The
 prompt is evicted token by token like the rest; the official code attends to all of it, and evicts down to the budget
-at once, by its last query.
+at once, by its last query. So does TOVAPress of NVIDIA's kvpress, whose tables (RULER) then count what is generated on
+top: there one query, the question's last token where it is part of the prompt, chooses among all tokens, and here each
+token of the prompt has chosen among those that earlier ones left.
 """
 
 from __future__ import annotations
