@@ -76,6 +76,7 @@ def plan(axes: Sequence[str], exclude: Iterable[Mapping[str, Any]], results: Pat
     """
     fixed, swept = _split(axes)
     composer = Composer(fixed, search)
+    composer.prepare(o for axis in swept for o in axis)
     rules = [_rule(entry) for entry in exclude]
     kept = [overrides for overrides in product(*swept) if not any(rule(overrides, composer) for rule in rules)]
     if not kept:

@@ -96,21 +96,22 @@ def test_the_cells_of_a_sweep_compose_as_hydra_would(fixed, axes):
     """Nodes are taken from their choices alone where that gives the same."""
     composer = compose.Composer(fixed)
     composer.prepare(o for axis in axes for o in axis)
-    for cell in itertools.product(*axes):
-        assert composer(cell) == compose.Composer([*fixed, *cell])()
+    for chosen in itertools.product(*axes):
+        assert composer(chosen) == compose.Composer([*fixed, *chosen])()
 
 
 def test_a_choice_that_reaches_beyond_its_group_reaches_the_whole_cell(tmp_path):
     folder = tmp_path / "method"
     folder.mkdir()
-    (folder / "far.yaml").write_text("# @package _global_\nmethod: {name: window, window: 5, layers: null}\nseed: 7\n")
+    (folder / "far.yaml").write_text("# @package _global_\nmethod: {name: window, window: 5, layers: null}\nmore: 7\n")
     (folder / "near.yaml").write_text("name: window\nwindow: ${seed}\nlayers: null\n")
-    composer = compose.Composer(search=[f"file://{tmp_path}"])
-    composer.prepare(["method=near", "method=far", "method=dense"])
-    dense, far, near = (composer([f"method={name}", "seed=3"]).config for name in ("dense", "far", "near"))
-    assert (dense["seed"], near["method"]["window"], far["method"]["window"]) == (3, 3, 5)
-    assert composer(["method=far"]).config["seed"] == 7
-    assert composer(["method=dense"]).config["seed"] == compose.Composer()().config["seed"]
+    for first in ("dense", "far", "near"):
+        composer = compose.Composer(search=[f"file://{tmp_path}"])
+        composer.prepare(["method=near", "method=far", "method=dense"])
+        composer([f"method={first}"])
+        dense, far, near = (composer([f"method={name}", "seed=3"]).config for name in ("dense", "far", "near"))
+        assert (near["method"]["window"], far["method"]["window"]) == (3, 5)
+        assert (dense.get("more"), far.get("more"), near.get("more")) == (None, 7, None)
 
 
 def test_a_value_of_one_cell_does_not_reach_another():
