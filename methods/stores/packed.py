@@ -11,6 +11,7 @@ One decoded query attends without a decoded copy of the past: products with pack
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -61,6 +62,10 @@ class PackedStore(Store):
     def codecs(self) -> tuple[Codec, Codec]:
         """Of keys and of values."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def _codecs(self) -> tuple[Codec, Codec]:
+        return self.codecs
 
     def basis(self, d: int, like: Tensor) -> Tensor | None:
         """An orthonormal matrix [d, d] by which keys, values and queries are multiplied, or None."""
@@ -131,7 +136,7 @@ class PackedStore(Store):
     def _parts(self, state: Any) -> Iterator[tuple[Codec, Buf, Packed, Buf]]:
         """Of keys and of values: the codec, and what is first, packed and last."""
         held = ((state.sinks.k, state.k, state.full.k), (state.sinks.v, state.v, state.full.v))
-        for codec, part in zip(self.codecs, held, strict=True):
+        for codec, part in zip(self._codecs, held, strict=True):
             yield codec, *part
 
     def read(self, state: Any, begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -270,7 +275,7 @@ class PackedStore(Store):
             return
         if needs_grad(state.full.k.x, state.full.v.x):
             raise ValueError("packed codes have no gradient; train with another store, or end the prompt without seal")
-        n = self.n(state)
+        n, single = self.n(state), []
         for codec, first, packed, last in self._parts(state):
             sinking = min(self.sinks, n) - first.n
             if sinking > 0:
@@ -278,8 +283,20 @@ class PackedStore(Store):
                 last.set(last.view()[:, :, sinking:])
             count = self._packed(codec, n) - packed.n
             if count > 0:
-                packed.append(codec, last.view()[:, :, :count])
-                last.set(last.view()[:, :, count:])
+                leaving = last.x.narrow(2, 0, count)
+                if count == 1:
+                    single.append((codec, packed, leaving))
+                else:
+                    packed.append(codec, leaving)
+                last.set(last.x.narrow(2, count, last.n - count))
+        if len(single) == 2 and _alike(*single):
+            (codec, keys, k), (_, values, v) = single
+            for rows, *bufs in zip(codec.encode(torch.cat([k, v]), []), keys.columns, values.columns, strict=True):
+                for buf, row in zip(bufs, rows.chunk(2), strict=True):
+                    buf.append(row)
+        else:
+            for codec, packed, x in single:
+                packed.append(codec, x)
 
     def seal(self, state: Any) -> None:
         state.sealed = True
@@ -328,6 +345,12 @@ class PackedStore(Store):
 
     def lossless(self, n: int) -> Self:
         return replace(self, residual=(n // self.grain + 1) * self.grain)
+
+
+def _alike(one: tuple[Codec, Packed, Tensor], other: tuple[Codec, Packed, Tensor]) -> bool:
+    """Whether a key and a value are packed by the same rule: they then go together, since one costs as much as two."""
+    (codec, packed, k), (codec_of_values, _, v) = one, other
+    return k.shape == v.shape and codec == codec_of_values and not packed.fitted
 
 
 def ranges(counts: Sequence[int], begin: int, end: int) -> list[tuple[int, int] | None]:

@@ -61,7 +61,7 @@ def lanes(packed: Tensor, bits: int) -> list[Tensor]:
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """The inverse of `pack`."""
-    return torch.cat(lanes(packed, bits), -1)
+    return packed if bits == 8 else torch.cat(lanes(packed, bits), -1)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ class Packed(State):
     def rows(self, begin: int, end: int) -> list[Tensor]:
         """The rows of tokens `begin` to `end`, multiples of the grain."""
         n = max(1, self.n)
-        return [buf.view()[:, :, begin * buf.n // n : end * buf.n // n] for buf in self.columns]
+        cuts = ((buf.x, begin * buf.n // n, end * buf.n // n) for buf in self.columns)
+        return [x.narrow(2, a, b - a) for x, a, b in cuts]
 
     def decode(self, codec: Codec, begin: int, end: int) -> Tensor:
         """Tokens `begin` to `end` in float32: whole grains are decoded, and cut again."""

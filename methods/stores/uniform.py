@@ -31,22 +31,19 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 def quantize(x: Tensor, bits: int, dim: int, group: int, symmetric: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (uint8, one each, shape of x), scales and zeros (float16, x's shape with `dim` divided by `group`)."""
-    groups = x.float().unflatten(dim, (-1, group))
     at = dim % x.dim() + 1
-    low, high = groups.amin(at), groups.amax(at)
+    groups = x.float().unflatten(at - 1, (-1, group))
+    low, high = groups.aminmax(dim=at, keepdim=True)
     if symmetric:
         high = torch.maximum(-low, high)
         low = -high
     zero = low.clamp(-_HALF_MAX, _HALF_MAX).half()
+    start = low if symmetric else zero.float()
     # The smallest normal half keeps a constant group exact: its codes are 0, its zero is the value.
-    scale = (
-        ((high - (low if symmetric else zero.float())) / (2**bits - 1))
-        .clamp(torch.finfo(torch.float16).tiny, _HALF_MAX)
-        .half()
-    )
-    offset = lower_end(scale, bits) if symmetric else zero.float()
-    codes = (groups - offset.unsqueeze(at)) / scale.float().unsqueeze(at)
-    return codes.round().clamp(0, 2**bits - 1).to(torch.uint8).flatten(at - 1, at), scale, zero
+    scale = ((high - start) / (2**bits - 1)).clamp_(torch.finfo(torch.float16).tiny, _HALF_MAX).half()
+    offset = lower_end(scale, bits) if symmetric else start
+    codes = ((groups - offset) / scale.float()).round_().clamp_(0, 2**bits - 1)
+    return codes.to(torch.uint8).flatten(at - 1, at), scale.squeeze(at), zero.squeeze(at)
 
 
 def lower_end(scale: Tensor, bits: int) -> Tensor:
@@ -126,7 +123,15 @@ def _kernel(what: Literal["scores", "mix"], axis: Axis, kernel: Kernel, bits: in
         ("scores", "token"): scores_by_token,
         ("mix", "token"): mix_by_token,
     }[what, axis]
-    return lambda x, packed, scale, zero: fold(x, unpack(packed, bits), scale, zero)
+
+    def run(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        heads = x.shape[1]
+        x, packed, scale, zero = (y.flatten(0, 1) for y in (x, packed, scale, zero))
+        # Small products, one for each group of tokens, are better not made smaller yet.
+        codes = [unpack(packed, bits)] if axis == "channel" else lanes(packed, bits)
+        return fold(x, codes, scale, zero).unflatten(0, (-1, heads))
+
+    return run
 
 
 def _compiled(what: Literal["scores", "mix"], axis: Axis, bits: int) -> Callable[..., Tensor]:
@@ -169,36 +174,62 @@ def fused(what: str, axis: Axis, bits: int, x: Tensor, packed: Tensor, scale: Te
     return torch.stack([(one * y.unsqueeze(2)).sum(4) for one, y in parts]).sum(0)
 
 
-# The folded products. q [B, Hkv, g, D], p [B, Hkv, g, n] and codes [B, Hkv, n, D], one each; g query heads of a group.
+# The folded products. Sequences and heads are one dimension N: q [N, g, D] and p [N, g, n] of g query heads of a group,
+# and codes [N, n, D / lanes] of each lane (packing.py).
 
 
-def scores_by_channel(q: Tensor, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Scales and zeros [B, Hkv, n/G, D] go into the query, one query for each group of tokens."""
-    groups = scale.shape[2]
-    x = (q.unsqueeze(2) * scale.unsqueeze(3)) @ codes.float().unflatten(2, (groups, -1)).mT  # [B, Hkv, n/G, g, G]
-    return (x + (zero @ q.mT).unsqueeze(-1)).transpose(2, 3).flatten(3)
+def _product(q: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """q . codes [N, g, n], lane by lane, so that lanes need not be joined."""
+    (part, *parts), (lane, *others) = q.chunk(len(codes), 2), codes
+    x = torch.bmm(part, lane.float().mT)
+    for part, lane in zip(parts, others, strict=True):
+        x = torch.baddbmm(x, part, lane.float().mT)
+    return x
 
 
-def mix_by_channel(p: Tensor, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def _mixture(p: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """p codes [N, g, D], lane by lane."""
+    mixed = [torch.bmm(p, lane.float()) for lane in codes]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, 2)
+
+
+def _grouped(codes: Sequence[Tensor], groups: int) -> list[Tensor]:
+    """Each group of tokens apart: [N n/G, G, D / lanes]."""
+    return [lane.unflatten(1, (groups, -1)).flatten(0, 1) for lane in codes]
+
+
+def scores_by_channel(q: Tensor, codes: Sequence[Tensor], scale: Tensor, zero: Tensor) -> Tensor:
+    """Scales and zeros [N, n/G, D] go into the query, one query for each group of tokens."""
+    groups = scale.shape[1]
+    scaled = (q.unsqueeze(1) * scale.unsqueeze(2)).flatten(0, 1)  # [N n/G, g, D]
+    x = _product(scaled, _grouped(codes, groups)).unflatten(0, (-1, groups))
+    return (x + torch.bmm(zero, q.mT).unsqueeze(3)).transpose(1, 2).flatten(2)
+
+
+def mix_by_channel(p: Tensor, codes: Sequence[Tensor], scale: Tensor, zero: Tensor) -> Tensor:
     """Groups of tokens are summed apart, and the sums scaled."""
+    groups = scale.shape[1]
+    grouped = p.unflatten(2, (groups, -1)).transpose(1, 2)  # [N, n/G, g, G]
+    sums = _mixture(grouped.flatten(0, 1), _grouped(codes, groups)).unflatten(0, (-1, groups))
+    return torch.baddbmm((sums * scale.unsqueeze(2)).sum(1), grouped.sum(3).mT, zero)
+
+
+def scores_by_token(q: Tensor, codes: Sequence[Tensor], scale: Tensor, zero: Tensor) -> Tensor:
+    """Groups of channels are multiplied apart, and the products scaled by [N, n, D/G]."""
     groups = scale.shape[2]
-    grouped = p.unflatten(3, (groups, -1)).transpose(2, 3)  # [B, Hkv, n/G, g, G]
-    sums = grouped @ codes.float().unflatten(2, (groups, -1))
-    return (sums * scale.unsqueeze(3)).sum(2) + grouped.sum(-1).mT @ zero
+    if groups == 1:
+        return torch.baddbmm(_product(q, codes) * scale.mT, q.sum(2, keepdim=True), zero.mT)
+    parts = q.unflatten(2, (groups, -1))
+    apart = parts.unsqueeze(3) * torch.eye(groups, device=q.device).unsqueeze(2)  # [N, g, D/G, D/G, G]
+    x = _product(apart.flatten(3).flatten(1, 2), codes).unflatten(1, (-1, groups))  # [N, g, D/G, n]
+    return torch.baddbmm((x * scale.mT.unsqueeze(1)).sum(2), parts.sum(3), zero.mT)
 
 
-def scores_by_token(q: Tensor, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Groups of channels are multiplied apart, and the products scaled by [B, Hkv, n, D/G]."""
-    groups = scale.shape[3]
-    parts = q.unflatten(3, (groups, -1))
-    apart = parts.unsqueeze(3) * torch.eye(groups, device=q.device).unsqueeze(-1)  # [B, Hkv, g, D/G, D/G, G]
-    x = (apart.flatten(4).flatten(2, 3) @ codes.float().mT).unflatten(2, (-1, groups))  # [B, Hkv, g, D/G, n]
-    return (x * scale.mT.unsqueeze(2)).sum(3) + parts.sum(-1) @ zero.mT
-
-
-def mix_by_token(p: Tensor, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def mix_by_token(p: Tensor, codes: Sequence[Tensor], scale: Tensor, zero: Tensor) -> Tensor:
     """Scales go into the weights, one set of weights for each group of channels."""
-    groups = scale.shape[3]
-    weights = (p.unsqueeze(3) * scale.mT.unsqueeze(2)).flatten(2, 3)  # [B, Hkv, g D/G, n]
-    sums = (weights @ codes.float()).unflatten(3, (groups, -1)).unflatten(2, (-1, groups))
-    return (sums.diagonal(dim1=3, dim2=4) + (p @ zero).unsqueeze(3)).mT.flatten(3)
+    groups = scale.shape[2]
+    if groups == 1:
+        return _mixture(p * scale.mT, codes) + torch.bmm(p, zero)
+    weights = (p.unsqueeze(2) * scale.mT.unsqueeze(1)).flatten(1, 2)  # [N, g D/G, n]
+    sums = _mixture(weights, codes).unflatten(2, (groups, -1)).unflatten(1, (-1, groups))
+    return (sums.diagonal(dim1=2, dim2=3) + torch.bmm(p, zero).unsqueeze(2)).mT.flatten(2)
