@@ -278,7 +278,7 @@ class Bench:
         if key not in self._measured:
             protocol = cell.protocol
             new = protocol["decode_tokens"]
-            ids = self._random_ids(cell)
+            ids = random_ids(cell, self.loaded)
             prompt, decode = ids[:, :-new], ids[:, -new:]
             passes = {"chunk": protocol["chunk"], "weights": self.loaded.model}
             counts = {"repetitions": protocol["repetitions"], "warmups": protocol["warmups"]}
@@ -301,11 +301,12 @@ class Bench:
             self._measured[key] = memory, time, limit
         return self._measured[key]
 
-    def _random_ids(self, cell: Cell) -> torch.Tensor:
-        """[batch, context] token ids."""
-        vocabulary = self.loaded.model.config.get_text_config().vocab_size
-        generator = torch.Generator().manual_seed(cell.seed)
-        return torch.randint(vocabulary, (cell.batch, cell.context), generator=generator).to(self.loaded.device)
+
+def random_ids(cell: Cell, loaded: LoadedModel) -> torch.Tensor:
+    """Token ids [batch, context] for what does not depend on the text: bytes and seconds. The same for every method."""
+    vocabulary = loaded.model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(cell.seed)
+    return torch.randint(vocabulary, (cell.batch, cell.context), generator=generator).to(loaded.device)
 
 
 def _feasible(quality: Callable[[], Quality]) -> Quality:

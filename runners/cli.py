@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, plan, allocate, list, check, report, bench-self."""
+"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, bench-self."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
   kvfrontier plan model=llama-3-8b method=dense,kivi4 context=131072 device=h100-80g   does it fit?
   kvfrontier allocate requests=sharegpt memory=12GiB     how a server hands the cache's memory out: what is wasted
+  kvfrontier trace method=snapkv context=2048 -o trace   what memory holds, step by step
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o report                   tables, figures and a page from records
   kvfrontier bench-self -o bench                         our speed beside the library's
@@ -120,6 +121,24 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records for --fit (results)"
     )
     plan.set_defaults(serve=_plan)
+
+    trace = commands.add_parser(
+        "trace",
+        help="what memory holds, step by step, while a method reads a prompt and decodes",
+        description=dedent("""\
+            Runs one cell's memory pass and shows every step's peak (a chunk of the prompt, the seal, a decoded token),
+            by what it is made of: weights, state, unused parts of the state, logits, activations. With -o it writes
+            trace.json, trace.csv, trace.png and trace.svg.
+
+              kvfrontier trace method=snapkv context=2048 -o trace
+              kvfrontier trace model=tiny method=paged method.block=64 context=512 chunk=128 new=16 --json
+            """),
+        formatter_class=raw,
+    )
+    trace.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for kvfrontier run, and chunk and new")
+    trace.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the data and the picture")
+    trace.add_argument("--json", action="store_true", help="JSON instead of a table")
+    trace.set_defaults(serve=_trace)
 
     allocate = commands.add_parser(
         "allocate",
@@ -265,6 +284,13 @@ def _plan(options: argparse.Namespace) -> int:
         show.fit(options.words, options.results, as_json=options.json)
     else:
         show.plan(options.words, as_json=options.json, with_why=options.why)
+    return 0
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from kvfrontier.runners import trace
+
+    trace.show(options.words, options.output, as_json=options.json)
     return 0
 
 
