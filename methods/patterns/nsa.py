@@ -15,19 +15,19 @@ each gate a third. The paper gives each branch keys and values of its own; here 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from kvfrontier.methods.attend import Part, add_sink_logits, choose, needs_grad
 from kvfrontier.methods.axes import arange
 from kvfrontier.methods.contract import Footprint, Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.patterns.gathered import weigh, whole
+from kvfrontier.methods.patterns.nsa_parameters import NsaParameters, Pooling
 from kvfrontier.methods.patterns.selected import attend_selected
 from kvfrontier.methods.registry import register
 from kvfrontier.methods.state import State
@@ -45,34 +45,6 @@ class NsaState(State):
 
     kv: KV
     pooled: KV
-
-
-class Pooling(nn.Module):
-    """[..., compress, D] -> [..., D]: the mean, plus an MLP of the block with learned positions, zero at first."""
-
-    def __init__(self, length: int, d: int) -> None:
-        super().__init__()
-        self.position = nn.Parameter(torch.zeros(length, d))
-        self.mlp = nn.Sequential(nn.Linear(length * d, d), nn.GELU(), nn.Linear(d, d))
-        for parameter in self.mlp[2].parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(-2) + self.mlp((x + self.position).flatten(-2))
-
-
-class NsaParameters(nn.Module):
-    """How a layer pools its keys and values, and gates the branches of each query head."""
-
-    def __init__(self, layer: Layer, length: int) -> None:
-        super().__init__()
-        self.keys, self.values = Pooling(length, layer.d), Pooling(length, layer.dv)
-        self.gate = nn.Parameter(torch.zeros(layer.hq, 3, layer.d))
-        self.bias = nn.Parameter(torch.full((layer.hq, 3), -math.log(2)))  # sigmoid: 1/3
-
-    def gates(self, q: Tensor) -> Tensor:
-        """[B, Hq, T, 3]."""
-        return torch.sigmoid(torch.einsum("bhtd,hgd->bhtg", q.float(), self.gate) + self.bias[:, None])
 
 
 @register(

@@ -12,7 +12,8 @@ from torch import Tensor
 from kvfrontier.methods import Dense, Layer
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.positions.linear import LinearPositions
-from kvfrontier.methods.retrieval.infllm import BlockMemory, InfLLM
+from kvfrontier.methods.retrieval.blocks import BlockMemory
+from kvfrontier.methods.retrieval.infllm import InfLLM
 from kvfrontier.methods.selection.snapkv import SnapKVSelection
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvfrontier.methods.stores import gear
-from kvfrontier.methods.stores.gear import GEAR, Gear, GearStore, subspace
+from kvfrontier.methods.stores import repaired
+from kvfrontier.methods.stores.gear import GEAR, GearStore
+from kvfrontier.methods.stores.repaired import Repaired, subspace
 from kvfrontier.methods.stores.uniform import Uniform
 
 
@@ -28,9 +29,9 @@ def quantized(x: Tensor, bits: int) -> Tensor:
 def test_a_block_is_codes_and_outliers_and_a_low_rank_repair(monkeypatch, axis, side: int) -> None:
     """X ~ D + L + S, block by block and head by head; with steps enough, L is the best there is of its rank."""
     block, rank, x = 16, 3, tokens(32)
-    codec = Gear(Uniform(2, axis, 16), block, rank, 2 * side / 16)
+    codec = Repaired(Uniform(2, axis, 16), block, rank, 2 * side / 16)
     usual = codec.decode(codec.encode(x, []), []) - x
-    monkeypatch.setattr(gear, "STEPS", 200)
+    monkeypatch.setattr(repaired, "STEPS", 200)
     patient = codec.decode(codec.encode(x, []), []) - x
     bests = []
     for b in range(2):
@@ -59,7 +60,7 @@ def test_an_outlier_does_not_widen_the_codes() -> None:
         x[:, :, token, channel] = 400.0
     errors = []
     for outliers in (0.0, 2 / 16):
-        codec = Gear(Uniform(2, "channel", 16), 16, 1, outliers)
+        codec = Repaired(Uniform(2, "channel", 16), 16, 1, outliers)
         errors.append((codec.decode(codec.encode(x, []), []) - x)[..., [3, 7, 11, 14]].norm().item())
     assert errors[1] < errors[0] / 3, errors
 

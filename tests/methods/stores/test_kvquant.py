@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kvfrontier.methods import Layer, build
 from kvfrontier.methods.state import measure
-from kvfrontier.methods.stores.kvquant import KVQuantStore, k_means
+from kvfrontier.methods.stores.k_means import k_means
+from kvfrontier.methods.stores.kvquant import KVQuantStore
 
 BITS, SHARE, BLOCK, RESIDUAL = 3, 0.05, 8, 16
 
