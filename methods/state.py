@@ -60,6 +60,10 @@ class Buf(State):
         """The entries in use; no copy."""
         return self.x.narrow(self.dim, 0, self.n)
 
+    def cut(self, begin: int, end: int) -> Tensor:
+        """Entries `begin` to `end` of those in use; no copy."""
+        return self.x.narrow(self.dim, begin, end - begin)
+
     def append(self, y: Tensor) -> None:
         total = self.n + y.shape[self.dim]
         if torch.is_grad_enabled() and (y.requires_grad or self.x.requires_grad):
@@ -75,7 +79,7 @@ class Buf(State):
     def set(self, y: Tensor) -> None:
         """Replace the content by `y`."""
         self.n = y.shape[self.dim]
-        if self.exact or y.requires_grad:
+        if self.exact or y.requires_grad or capacity(self.n) == self.n:
             # A slice would keep the whole of its storage alive.
             self.x = y.clone(memory_format=torch.contiguous_format)
         else:

@@ -88,11 +88,10 @@ def _one(q: Tensor, k: Tensor, v: Tensor, scale: float, lse: bool) -> tuple[Tens
     if n == 1:
         o, total = _flash(rows, k, v, scale)
         return o.reshape(q.shape), total.reshape(q.shape[:3]) if lse else total
-    even = S // n * n
-    keys, values = (x.narrow(2, 0, even).unflatten(2, (n, -1))[0].transpose(0, 1) for x in (k, v))
-    o, total = _flash(rows.expand(n, -1, -1, -1), keys, values, scale)
-    if even < S:
-        rest = _flash(rows, k.narrow(2, even, S - even), v.narrow(2, even, S - even), scale)
+    h = S // n
+    o, total = _flash(rows.expand(n, -1, -1, -1), _stretched(k, n, h), _stretched(v, n, h), scale)
+    if n * h < S:
+        rest = _flash(rows, k.narrow(2, n * h, S - n * h), v.narrow(2, n * h, S - n * h), scale)
         o, total = torch.cat([o, rest[0]]), torch.cat([total, rest[1]])
     o = (o * total.softmax(0).unsqueeze(-1)).sum(0).to(q.dtype)
     return o.reshape(q.shape), total.logsumexp(0).reshape(q.shape[:3]) if lse else total
@@ -103,6 +102,12 @@ def _stretches(B: int, Hkv: int, S: int) -> int:
     threads = torch.get_num_threads()
     # The heads of several sequences lie too irregularly for one call, and keep more threads busy.
     return 1 if B > 1 else max(1, min(threads // math.gcd(Hkv, threads), S // STRETCH))
+
+
+def _stretched(x: Tensor, n: int, h: int) -> Tensor:
+    """The first n h tokens of x [1, Hkv, S, D] as n sequences [n, Hkv, h, D]; no copy."""
+    _, head, token, channel = x.stride()
+    return x.as_strided((n, x.shape[1], h, x.shape[3]), (h * token, head, token, channel))
 
 
 def _flash(

@@ -61,7 +61,7 @@ class DenseStore(Store):
         state.v.append(v)
 
     def read(self, state: Any, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        return state.k.view()[:, :, begin:end], state.v.view()[:, :, begin:end]
+        return state.k.cut(begin, end), state.v.cut(begin, end)
 
     def take(self, state: Any, keep: Tensor) -> None:
         state.k.set(gather(state.k.view(), keep))

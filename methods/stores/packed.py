@@ -147,9 +147,9 @@ class PackedStore(Store):
         """Slots `begin` to `end` in the store's basis."""
         sunk, coded, full = ranges((first.n, packed.n, last.n), begin, end)
         pieces = [
-            first.view()[:, :, slice(*sunk)] if sunk else None,
+            first.cut(*sunk) if sunk else None,
             packed.decode(codec, *coded).to(last.x.dtype) if coded else None,
-            last.view()[:, :, slice(*full)] if full else None,
+            last.cut(*full) if full else None,
         ]
         pieces = [piece for piece in pieces if piece is not None] or [last.view()[:, :, :0]]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
@@ -209,11 +209,11 @@ class PackedStore(Store):
         """Products [B, Hkv, G, end - begin] of queries [B, Hkv, G, D], in the store's basis, with keys."""
         codec, first, packed, last = next(self._parts(state))
         sunk, coded, full = ranges((first.n, packed.n, last.n), begin, end)
-        x = [q @ first.view()[:, :, slice(*sunk)].float().mT] if sunk else []
+        x = [q @ first.cut(*sunk).float().mT] if sunk else []
         for a, b, before, behind in blocks(coded, codec.grain):
             products = codec.scores(q, packed.rows(a, b), packed.fitted)
             x.append(products[..., before : b - a - behind])
-        x += [q @ last.view()[:, :, slice(*full)].float().mT] if full else []
+        x += [q @ last.cut(*full).float().mT] if full else []
         return x[0] if len(x) == 1 else torch.cat(x, -1)
 
     def _mixed(self, state: Any, p: Tensor, begin: int, end: int) -> Tensor:
@@ -222,7 +222,7 @@ class PackedStore(Store):
         sunk, coded, full = ranges((first.n, packed.n, last.n), begin, end)
         parts, at = [], 0
         if sunk:
-            x = first.view()[:, :, slice(*sunk)].float()
+            x = first.cut(*sunk).float()
             parts, at = [p[..., : x.shape[2]] @ x], x.shape[2]
         for a, b, before, behind in blocks(coded, codec.grain):
             n = b - a - before - behind
@@ -232,7 +232,7 @@ class PackedStore(Store):
             parts.append(codec.mix(weights, packed.rows(a, b), packed.fitted))
             at += n
         if full:
-            parts.append(p[..., at:] @ last.view()[:, :, slice(*full)].float())
+            parts.append(p[..., at:] @ last.cut(*full).float())
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def _several(self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, attend: Attend) -> list[Part]:
@@ -283,12 +283,12 @@ class PackedStore(Store):
                 last.set(last.view()[:, :, sinking:])
             count = self._packed(codec, n) - packed.n
             if count > 0:
-                leaving = last.x.narrow(2, 0, count)
+                leaving = last.cut(0, count)
                 if count == 1:
                     single.append((codec, packed, leaving))
                 else:
                     packed.append(codec, leaving)
-                last.set(last.x.narrow(2, count, last.n - count))
+                last.set(last.cut(count, last.n))
         if len(single) == 2 and _alike(*single):
             (codec, keys, k), (_, values, v) = single
             for rows, *bufs in zip(codec.encode(torch.cat([k, v]), []), keys.columns, values.columns, strict=True):
