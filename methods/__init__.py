@@ -7,7 +7,7 @@ baselines/   dense, recompute                      retrieval/   everything is ke
 patterns/    sparse patterns, kinds of heads       recurrent/   the past is a matrix
 segments/    memory tokens, text memories          sharing/     fewer heads, latents, shared layers
 attend/      softmax attention over q, k, v: one function a backend
-registry.py  names; per_layer.py: other methods in some layers
+registry.py  names; per_layer.py: other methods in some layers; sequence.py: state beside the layers'; draws.py: chance
 """
 
 from kvfrontier.methods.axes import Memory, Positions, Selection, Store

@@ -134,12 +134,16 @@ class Cached(Method):
 
     @property
     def drives(self) -> bool:
+        return False
+
+    @property
+    def rereads(self) -> bool:
         return self.selection.rereads
 
     @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         streams = self.selection.when in ("order", "stream")
-        if streams or self.drives or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
+        if streams or self.rereads or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
             return None
         return "kv+queries" if self.query_sensitive else "kv"
 
@@ -191,7 +195,7 @@ class Cached(Method):
         )
 
     def init_sequence(self, batch: int, device: torch.device | str) -> Tokens | None:
-        return Tokens.empty(batch, device) if self.selection.rereads else None
+        return Tokens.empty(batch, device) if self.rereads else None
 
     def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
         if session.sequence_state is not None:
@@ -211,6 +215,8 @@ class Cached(Method):
         T, a, moving = q.shape[2], 0, self.selection.when in ("order", "stream")
         if layer.source is not None:
             return self._piece(q, None, None, None, None, state, layer, step)
+        if T == 1:  # one token always fits
+            return self._piece(q, k, v, q_pre, k_pre, state, layer, step)
         outputs = []
         while a < T:
             n = self.store.n(state.store)
@@ -447,7 +453,7 @@ class Cached(Method):
         )
 
     def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
-        held = self.selection.rereads and not sealed
+        held = self.rereads and not sealed
         return tokens_footprint(batch, prompt + new, read=False) if held else Footprint()
 
     def nominal(self, layer: Layer, batch: int, prompt: int, new: int = 0) -> int:

@@ -136,6 +136,12 @@ class Method:
         hooks = ("drive", "second_pass", "init_sequence")
         return any(getattr(type(self), hook) is not getattr(Method, hook) for hook in hooks)
 
+    @property
+    def rereads(self) -> bool:
+        """It asks for the prompt to be read again when it has ended (`second_pass`), and else leaves the order of
+        reading alone: other methods may serve single layers."""
+        return False
+
     def validate(self, layer: Layer) -> None:
         """Raise ValueError, with what to change, where the method cannot serve this layer."""
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.contract import Footprint, Method, Run, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import called
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.session import Session
 
 _SPEC = re.compile(r"(-?\d+)|(?:(\d+)-(\d+))?(?:/(\d+))?")
 
@@ -73,12 +77,30 @@ class PerLayer(Method):
         for method in self.methods:
             if method.drives:
                 raise ValueError(
-                    f"{called(method)} drives the whole model: it reads the text in an order of its own, or a second "
-                    "time, through all layers together, and cannot serve single layers; leave out method.layers, or "
-                    "choose another method"
+                    f"{called(method)} drives the whole model: it reads the text in an order of its own, through all "
+                    "layers together, and cannot serve single layers; leave out method.layers, or choose another method"
                 )
             if isinstance(method, PerLayer):
                 raise ValueError("layers are chosen once; a method that chooses by layer cannot serve single layers")
+
+        if len({method for method in self.methods if method.rereads}) > 1:
+            raise ValueError(
+                "two methods have the prompt read again, each in a way of its own; give the same to all layers that "
+                "need it"
+            )
+
+    @property
+    def drives(self) -> bool:
+        return False
+
+    @property
+    def rereads(self) -> bool:
+        return self._reader is not None
+
+    @property
+    def _reader(self) -> Method | None:
+        """The one that has the prompt read again: by all layers, whose other methods attend as to any text."""
+        return next((method for method in self.methods if method.rereads), None)
 
     @property
     def methods(self) -> Iterator[Method]:
@@ -123,6 +145,20 @@ class PerLayer(Method):
 
     def init_state(self, layer: Layer, batch: int) -> Any:
         return self.at(layer).init_state(layer, batch)
+
+    def init_sequence(self, batch: int, device: torch.device | str) -> Any:
+        return None if self._reader is None else self._reader.init_sequence(batch, device)
+
+    def drive(self, run: Run, ids: Tensor, session: Session) -> Tensor:
+        return super().drive(run, ids, session) if self._reader is None else self._reader.drive(run, ids, session)
+
+    def second_pass(self, run: Run, session: Session) -> None:
+        if self._reader is not None:
+            self._reader.second_pass(run, session)
+
+    def sequence_footprint(self, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
+        reader = self._reader
+        return Footprint() if reader is None else reader.sequence_footprint(batch, prompt, new, sealed)
 
     def latent(self, a: Tensor, b: Tensor, state: Any, layer: Layer) -> tuple[Tensor, Tensor]:
         return self.at(layer).latent(a, b, state, layer)

@@ -44,8 +44,8 @@ class LongformerState(State):
 class Longformer(Method):
     """Longformer: a window of every `dilation`-th token, and the first tokens seen by all.
 
-    window: keys of the window, the query's own among them; dilation: tokens from one to the next (1: no gaps);
-    global_tokens: first tokens of the text that every later query sees.
+    window: keys of the window, the query's own among them (256: one side of the paper's 512); dilation: tokens from one
+    to the next (1: no gaps); global_tokens: first tokens of the text that every later query sees.
     """
 
     window: int = 256

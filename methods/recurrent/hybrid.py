@@ -21,11 +21,12 @@ from kvfrontier.methods.recurrent.gated_deltanet import GatedDeltaNet
 from kvfrontier.methods.recurrent.gla import GLA
 from kvfrontier.methods.recurrent.linear import Linear
 from kvfrontier.methods.recurrent.retnet import RetNet
+from kvfrontier.methods.recurrent.rwkv6 import RWKV6
 from kvfrontier.methods.recurrent.ssd import SSD
 from kvfrontier.methods.registry import register
 
-Mixer = Literal["deltanet", "gated_deltanet", "gla", "linear", "retnet", "ssd"]
-_MIXERS: tuple[type[Method], ...] = (DeltaNet, GatedDeltaNet, GLA, Linear, RetNet, SSD)
+Mixer = Literal["deltanet", "gated_deltanet", "gla", "linear", "retnet", "rwkv6", "ssd"]
+_MIXERS: tuple[type[Method], ...] = (DeltaNet, GatedDeltaNet, GLA, Linear, RetNet, RWKV6, SSD)
 
 
 @dataclass(frozen=True)

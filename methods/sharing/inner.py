@@ -15,5 +15,5 @@ def of_inner(name: str) -> Any:
 
 def refuse_drivers(inner: Method) -> None:
     """Raise ValueError where a method reads the text in an order of its own, or keeps more than a state a layer."""
-    if inner.drives:
+    if inner.drives or inner.rereads:
         raise ValueError(f"{called(inner)} drives the whole model, and cannot run inside another method")

@@ -72,6 +72,24 @@ def test_with_as_many_from_each_head_any_store_holds_what_kvzip_keeps() -> None:
             torch.testing.assert_close(x[0], expected, atol=2e-5, rtol=1e-4)
 
 
+def test_other_layers_may_have_other_methods() -> None:
+    """The second pass goes through all layers; the last one keeps what it keeps where all are KVzip's."""
+    ids, alone = tokens(1, N), KVzip(BUDGET, chunk=32)
+    mixed = registry.build({"name": "kvzip", "budget": BUDGET, "chunk": 32, "layers": {"0": "dense"}})
+    found = []
+    for method in (alone, mixed):
+        with torch.no_grad(), Session(tiny(), method) as session:
+            session.prefill(ids, chunk=40, seal=False)
+            assert session.state_bytes() == session.footprint().held
+            session.seal()
+            assert session.state_bytes() == session.footprint().held
+            found.append(session.states)
+    assert torch.equal(found[0][1].store.k.view(), found[1][1].store.k.view())
+    assert found[1][0].store.k.n == N
+    with pytest.raises(ValueError, match="each in a way of its own"):
+        registry.build({"name": "kvzip", "layers": {"0": {"name": "kvzip", "chunk": 32}}})
+
+
 def test_a_store_of_equal_heads_refuses_unequal_ones() -> None:
     with pytest.raises(ValueError, match="store=ragged"):
         registry.build({"name": "cached", "selection": "kvzip", "store": "kivi"})
