@@ -153,7 +153,7 @@ class Session:
 
     def _layer(self, index: int) -> Layer:
         """The bridge's layer, with what its method brings."""
-        layer, brought = self.bridge.layers[index], self._brought[index]
+        layer, brought = (self._bridge or self.bridge).layers[index], self._brought[index]
         return replace(layer, **brought) if brought else layer
 
     # ------------------------------------------------------------------------------------------ the state
@@ -459,8 +459,10 @@ class Session:
         limit = math.inf if self.bridge.max_positions is None else self.bridge.max_positions
         ends = [limit]
         if not self.bridge.learned_positions:
-            served = zip(self.layers, self._methods, strict=True)
-            ends = [m.reach(limit) for layer, m in served if layer.window is None]
+            served = zip(self.bridge.layers, self._methods, strict=True)
+            # Asked once a token: of a method that serves many layers once.
+            unlike = {id(method): method for layer, method in served if layer.window is None}
+            ends = [method.reach(limit) for method in unlike.values()]
         if n - min(pads or (0,)) <= min(ends, default=n):
             return
         name = type(self.model).__name__
