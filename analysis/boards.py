@@ -16,10 +16,13 @@ B = TypeVar("B", Memory, Time)
 
 
 def boards(records: Iterable[Record]) -> list[Board]:
-    """Boards, the one with most rows first. Raises ValueError where there are no records."""
+    """Boards, the one with most rows first. Raises ValueError where there are no records; where they are all
+    searches for the context, there is no board."""
     records = sorted(records, key=lambda r: (r.created, r.id))
     if not records:
         raise ValueError("no records; run `kvfrontier run` first")
+    # A search for the context has none of its own (analysis/wall.py).
+    records = [r for r in records if not (r.cell.search and r.cell.search.get("name") == "max_context")]
     columns = _columns(records)
     by_setting: dict[Setting, list[Record]] = defaultdict(list)
     for record in records:
@@ -36,26 +39,30 @@ def _board(setting: Setting, records: list[Record], columns: dict[tuple[str, str
     groups: dict[tuple[int, str], list[Record]] = defaultdict(list)
     for record in current:
         groups[record.cell.context, canonical(record.cell.asked)].append(record)
-    labels = _labels(current)
-    memory = {context: _usual_shape(r.memory for r in current if r.cell.context == context) for context, _ in groups}
-    time = {context: _usual_shape(r.time for r in current if r.cell.context == context) for context, _ in groups}
+    names = labels(current)
+    measured = [r for r in current if not r.cell.search]
+    memory = {context: _usual_shape(r.memory for r in measured if r.cell.context == context) for context, _ in groups}
+    time = {context: _usual_shape(r.time for r in measured if r.cell.context == context) for context, _ in groups}
     rows = []
     for (context, method), cells in groups.items():
         newest = cells[-1]
         answers, unanswered = _answers(cells, columns)
+        plain = [r for r in cells if not r.cell.search]
+        searches = [r for r in cells if r.cell.search]
         rows.append(
             Row(
-                method=labels[method],
+                method=names[method],
                 parameters=newest.cell.method,
                 info=newest.info,
                 setting=setting,
                 context=context,
                 answers=answers,
                 unanswered=unanswered,
-                memory=_pick([r.memory for r in cells], memory[context]),
-                time=_pick([r.time for r in cells], time[context]),
+                memory=_pick([r.memory for r in plain] or [Memory(status="skipped")], memory[context]),
+                time=_pick([r.time for r in plain] or [Time(status="skipped")], time[context]),
                 records=tuple(sorted(r.id for r in cells)),
                 budget=newest.cell.budget,
+                largest_batch=searches[-1] if searches else None,
             )
         )
     rows.sort(key=lambda r: (r.context, *order(r)))
@@ -72,7 +79,7 @@ def _newest_code(records: list[Record]) -> tuple[list[Record], int]:
     return kept, len(records) - len(kept)
 
 
-def _labels(records: list[Record]) -> dict[str, str]:
+def labels(records: list[Record]) -> dict[str, str]:
     """A label for each set of parameters; where two share one, what differs is added."""
     by_label: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:

@@ -61,7 +61,7 @@ class Setting:
             python=env.python,
             torch=env.torch,
             transformers=env.transformers,
-            protocol=canonical(cell.protocol),
+            protocol=canonical(cell.protocol | _limited(record)),
         )
 
     @property
@@ -69,6 +69,12 @@ class Setting:
         """One line for figures: device, threads, precision, torch."""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.device_kind == "cpu" else ""
         return f"{self.device}{threads}, {self.dtype}, torch {self.torch}"
+
+
+def _limited(record: Record) -> dict[str, int]:
+    """A limit is part of how a row was measured; a search says its own."""
+    cell = record.cell
+    return {"memory_limit": cell.memory_limit} if cell.memory_limit and not cell.search else {}
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,8 @@ class Row:
     time: Time
     records: tuple[str, ...]
     budget: Budget | None = None
+    #: Its search for the largest batch.
+    largest_batch: Record | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from kvfrontier.analysis import figures, style
 from kvfrontier.analysis.boards import boards
+from kvfrontier.analysis.figures.wall import wall_figure
 from kvfrontier.analysis.report import page, tables
 from kvfrontier.analysis.report.standings import standings
 from kvfrontier.analysis.rows import Board
+from kvfrontier.analysis.wall import markdown as wall_markdown
+from kvfrontier.analysis.wall import walls
 from kvfrontier.runners.record import Record
 
 __all__ = ["write_report"]
@@ -44,6 +47,12 @@ def write_report(records: Iterable[Record], out_dir: str | Path, *, source: str 
                 stem = f"{name}{end}"
                 written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
                 shown.setdefault(i, []).append((title, f"{stem}.png"))
+        stood = [(one, drawing) for one in walls(records) if (drawing := wall_figure(one))]
+        sections: list[str] = []
+        for i, (one, drawing) in enumerate(stood):
+            stem = f"wall{f'-{i + 1}' if i else ''}"
+            written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
+            sections += ["", *wall_markdown(one, f"{stem}.png")]
     made = {
         "leaderboard.md": tables.markdown(found, shown),
         "leaderboard.csv": tables.csv(found),

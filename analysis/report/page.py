@@ -12,17 +12,20 @@ import jinja2
 from markupsafe import Markup, escape
 
 from kvfrontier.analysis import figures, style
+from kvfrontier.analysis.figures.wall import wall_figure
 from kvfrontier.analysis.report import tables
 from kvfrontier.analysis.report.repeat import commands
 from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import FAMILIES, Board
+from kvfrontier.analysis.wall import COLUMNS as WALL_COLUMNS
+from kvfrontier.analysis.wall import Wall
 
 _HERE = Path(__file__).parent
 _LEAST = 3
 
 
-def render(found: Sequence[tuple[Board, tables.Standings]], source: str) -> str:
-    """The page for boards and their standings."""
+def render(found: Sequence[tuple[Board, tables.Standings]], source: str, walls: Sequence[Wall] = ()) -> str:
+    """The page for boards and their standings, and for searches for the longest context."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -33,13 +36,16 @@ def render(found: Sequence[tuple[Board, tables.Standings]], source: str) -> str:
     environment.filters["breakable"] = _breakable
     with style.style(text="none"):
         views = [_view(i, board, standings) for i, (board, standings) in enumerate(found)]
+        stood = [(wall, svg(d, f"wall{i + 1}")) for i, wall in enumerate(walls) if (d := wall_figure(wall))]
     return environment.get_template("page.html").render(
         boards=views,
+        walls=stood,
+        wall_columns=WALL_COLUMNS,
         css=Markup((_HERE / "page.css").read_text()),
         colors=Markup(_colors()),
         script=Markup((_HERE / "page.js").read_text()),
         source=source,
-        n_records=sum(len(board.records) for board, _ in found),
+        n_records=sum(len(b.records) for b, _ in found) + sum(len(wall.methods) for wall in walls),
         markers=_MARKERS,
         looks=sorted(style.LOOKS),
         look=style.look,

@@ -49,7 +49,13 @@ def _overrides(record: Record) -> Iterator[str]:
     yield from _chosen("method", cell.unsolved if cell.budget and cell.budget.matched else cell.method)
     if cell.budget:
         yield f"budget={literal(cell.budget.asked)}"
-    yield from _chosen("task", {k: v for k, v in cell.task.items() if k != "version"})
+    if cell.memory_limit:
+        yield f"memory_limit={cell.memory_limit}"
+    if cell.search:
+        yield f"+search={cell.search['name']}"
+        yield from _values("search", {k: v for k, v in cell.search.items() if k != "name"})
+    else:
+        yield from _chosen("task", {k: v for k, v in cell.task.items() if k != "version"})
 
 
 def _chosen(group: str, parameters: Mapping[str, Any]) -> Iterator[str]:

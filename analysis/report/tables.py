@@ -110,6 +110,12 @@ def fields(board: Board, standings: Standings) -> list[Field]:
               lambda r: _decode(r)),
         Field("Time", "tokens/s", "Decoded tokens a second, over the whole batch.", lambda r: _speed(r), rising=False),
     ]  # fmt: skip
+    if any(row.largest_batch for row in board.rows):
+        found.append(
+            Field("Time", "tokens/s, largest batch", "Decoded tokens a second at the largest batch of this context "
+                  "that fits in memory, each try in a process of its own; in brackets that batch, and what the process "
+                  "might take.", lambda r: _throughput(r), rising=False)
+        )  # fmt: skip
     return found
 
 
@@ -191,6 +197,17 @@ def _decode(row: Row) -> Value:
 def _speed(row: Row) -> Value:
     speed = row.time.decode_tokens_per_second
     return _absent(row.time.status) if speed is None else Value(number_of_tokens(speed), key=speed)
+
+
+def _throughput(row: Row) -> Value:
+    record = row.largest_batch
+    if record is None or record.search is None:
+        return Value(DASH, missing=True)
+    speed = record.time.decode_tokens_per_second
+    if not record.search.found or speed is None:
+        return _absent(record.time.status)
+    within = f" in {size(record.limit.bytes)}" if record.limit else ""
+    return Value(number_of_tokens(speed), f"batch {record.search.found}{within}", speed)
 
 
 def number_of_tokens(speed: float) -> str:
