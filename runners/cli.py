@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, bench-self."""
+"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, bench-self."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier trace method=snapkv context=2048 -o trace   what memory holds, step by step
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o report                   tables, figures and a page from records
+  kvfrontier rescore results/                            stored answers, scored again without a model
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
@@ -208,6 +209,23 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print what was written as JSON")
     report.set_defaults(serve=_report)
 
+    again = commands.add_parser(
+        "rescore",
+        help="score stored answers again, without a model",
+        description=dedent("""\
+            Grades the answers that records hold by their tasks as they are now, prints what changed, and with -o
+            writes the records anew. Nothing is overwritten; read together with the old ones, the new ones count.
+
+              kvfrontier rescore results/
+              kvfrontier rescore results/ -o results/rescored.jsonl
+            """),
+        formatter_class=raw,
+    )
+    again.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a .jsonl file, or a folder that holds some")
+    again.add_argument("-o", "--output", type=Path, metavar="FILE", help="a new file for the records, as new.jsonl")
+    again.add_argument("--json", action="store_true", help="JSON instead of a table")
+    again.set_defaults(serve=_rescore)
+
     bench = commands.add_parser(
         "bench-self",
         help="our dense attention beside transformers' own, as ratios of one run",
@@ -323,6 +341,13 @@ def _report(options: argparse.Namespace) -> int:
         )
     written = write_report(records, check_writable(options.output, "-o DIR"), source=" ".join(map(str, options.paths)))
     print(json.dumps([str(path) for path in written]) if options.json else "\n".join(map(str, written)))
+    return 0
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    from kvfrontier.runners.review import rescore
+
+    rescore.show(options.paths, options.output, as_json=options.json)
     return 0
 
 

@@ -72,6 +72,14 @@ class QualityState(Block):
     final_payload: float
 
 
+class Rescored(Block):
+    """Where answers come from that were scored again: the record that first held them, and how it had scored them."""
+
+    created: str
+    task_version: int
+    task_hash: str
+
+
 class Quality(Block):
     """What the method answered. `sample_set` says which samples (n, seed, tokenizer, data revision): pairwise
     comparisons need it equal; `task_hash` says how they were scored: one column needs it equal."""
@@ -90,6 +98,10 @@ class Quality(Block):
     #: None in records of schema 1.
     state: QualityState | None = None
     prefix_store: bool = False
+    #: The primary score of an answer that is guessed; None: not known, or a score that has none.
+    chance: float | None = None
+    #: None unless `rescore` made this block from another record's.
+    rescored: Rescored | None = None
 
 
 class Parts(Block):
@@ -364,6 +376,15 @@ class Record(Block):
         order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
         asked = () if self.search else (self.quality.status,)
         return min((*asked, self.memory.status, self.time.status), key=order.index)
+
+    @property
+    def moved(self) -> bool:
+        """Whether its scores are of another version of the task than the answers: what was asked then may be other than
+        what is asked now, so they stand beside neither."""
+        quality = self.quality
+        version = self.cell.task.get("version", quality.task_version)
+        other = quality.rescored is not None and quality.rescored.task_hash != quality.task_hash
+        return bool(quality.task_hash) and (version != quality.task_version or other)
 
 
 class BadRecords(ValueError):

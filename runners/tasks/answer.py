@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -54,6 +55,7 @@ class AnswerTask(Task):
     chat_template: bool = True
 
     primary: ClassVar[str] = "accuracy"
+    chance: ClassVar[float | None] = 0.0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -110,6 +112,12 @@ class AnswerTask(Task):
     def grade(self, text: str, targets: tuple[str, ...]) -> dict[str, Any]:
         """What is known of one generated text: exact match of all targets, and the share of them that it names."""
         return grade(text, targets)
+
+    def graded(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A sample's result up to its generation, and the grade of that; what stood behind it was an earlier grade."""
+        keys = list(result)
+        known = {key: result[key] for key in keys[: keys.index("generation") + 1]}
+        return known | self.grade(known["generation"], tuple(known["targets"]))
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         """Scores over the graded samples, by name."""
@@ -178,6 +186,7 @@ class AnswerTask(Task):
             scores=self.score(results, seed),
             samples=tuple(results),
             state=states.mean(),
+            chance=self.chance,
         )
 
 

@@ -39,6 +39,8 @@ class Task(ABC):
     summary: ClassVar[str]
     #: Parameters that say how many samples there are, and nothing of what a sample is.
     size: ClassVar[tuple[str, ...]] = ("samples",)
+    #: The primary score of an answer that is guessed without reading the context; None where guessing means nothing.
+    chance: ClassVar[float | None] = None
 
     @abstractmethod
     def rules(self) -> dict[str, Any]:

@@ -1,0 +1,4 @@
+"""What a reviewer asks of scores, answered from records, mostly without a model.
+
+rescore.py    stored answers, scored again
+"""
