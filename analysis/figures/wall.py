@@ -87,7 +87,7 @@ def _draw(
         for x, y in points:
             gid = f"w-{len(tips)}"
             axes.plot(
-                [x], [y], gid=gid, linestyle="none", marker=look.marker, markersize=look.size * 0.7, zorder=5,
+                [x], [y], gid=gid, linestyle="none", marker=look.marker, markersize=5.5, zorder=5,
                 markerfacecolor=st.PAPER[0] if hollow else look.light,
                 markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.2 if hollow else 0.7,
             )  # fmt: skip
