@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,22 +59,36 @@ class Benchmark(BaseModel):
     left_out: list[str] = []
 
 
-def run(context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30) -> Benchmark:
-    """Measure everything at `context` tokens, with at least 7 `pairs` of timings; `layers` other than the model's 30
-    are for trying it out."""
+#: What can be measured alone.
+PARTS = ("decode", "prefill", "peaks", "flat", "quantized")
+
+
+def run(
+    context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30, only: Collection[str] = PARTS
+) -> Benchmark:
+    """Measure everything at `context` tokens, or the PARTS that `only` names, with at least 7 `pairs` of timings;
+    `layers` other than the model's 30 are for trying it out."""
     if pairs < 7:
         raise UsageError(f"{pairs} pairs are too few for quartiles that mean something; give at least 7")
+    if unknown := sorted(set(only) - set(PARTS)):
+        raise UsageError(f"bench-self has no part {unknown[0]!r}; choose of {', '.join(PARTS)}")
     model = _model(context, device, layers)
+    rows, left_out = [], []
     with torch.no_grad():
-        rows = [_decode(model, context, pairs, say)]
-        if device == "cpu" and torch.get_num_threads() > 1:
-            with _one_thread():
-                rows.append(_decode(model, context, pairs, say))
-        rows += [_prefill(model, context, pairs, say), *_peaks(model, context, say), *_flat(model, context, say)]
-        left_out = []
-        if importlib.util.find_spec("hqq"):
+        if "decode" in only:
+            rows.append(_decode(model, context, pairs, say))
+            if device == "cpu" and torch.get_num_threads() > 1:
+                with _one_thread():
+                    rows.append(_decode(model, context, pairs, say))
+        if "prefill" in only:
+            rows.append(_prefill(model, context, pairs, say))
+        if "peaks" in only:
+            rows += _peaks(model, context, say)
+        if "flat" in only:
+            rows += _flat(model, context, say)
+        if "quantized" in only and importlib.util.find_spec("hqq"):
             rows += [_quantized(model, bits, context, pairs, say) for bits in (8, 4, 2)]
-        else:
+        elif "quantized" in only:
             left_out.append("int8, int4 and int2 against QuantizedCache: hqq is not installed (kvfrontier[peers])")
     return Benchmark(
         environment=environment.describe(device), context=context, threads=torch.get_num_threads(), rows=rows,

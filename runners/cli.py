@@ -236,12 +236,14 @@ def _parser() -> argparse.ArgumentParser:
 
               kvfrontier bench-self -o results/bench-self
               kvfrontier bench-self -o quick --context 1024
+              kvfrontier bench-self -o quick --only decode,quantized
             """),
         formatter_class=raw,
     )
     bench.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     bench.add_argument("--context", type=int, default=4096, help="tokens (4096)")
     bench.add_argument("--pairs", type=int, default=7, help="interleaved pairs of timings, at least 7 (7)")
+    bench.add_argument("--only", metavar="PARTS", help="some of decode,prefill,peaks,flat,quantized (all)")
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)
@@ -358,8 +360,9 @@ def _bench_self(options: argparse.Namespace) -> int:
     from kvfrontier.runners.record import check_writable
 
     folder = check_writable(options.output, "-o DIR")
+    only = options.only.split(",") if options.only else bench_self.PARTS
     with working("bench-self") as say:
-        found = bench_self.run(options.context, options.pairs, str(resolve_device(options.device)), say)
+        found = bench_self.run(options.context, options.pairs, str(resolve_device(options.device)), say, only=only)
     _, page = bench_self.write(found, folder)
     print(found.model_dump_json(indent=1) if options.json else page.read_text())
     return 0

@@ -41,6 +41,14 @@ def test_a_run_writes_its_page(tmp_path: Path) -> None:
     assert "Left out: int8" in page.read_text()
 
 
+def test_a_part_is_measured_alone() -> None:
+    found = bench_self.run(64, 7, "cpu", lambda _: None, layers=1, only=["decode"])
+    assert [row.claim.split()[0] for row in found.rows] == ["decode"]
+    assert not found.left_out
+    with pytest.raises(UsageError, match="no part 'decoed'; choose of decode, prefill"):
+        bench_self.run(64, 7, "cpu", lambda _: None, only=["decoed"])
+
+
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 7"):
         bench_self.run(64, 3, "cpu", lambda _: None)
