@@ -54,9 +54,9 @@ def write_report(records: Iterable[Record], out_dir: str | Path, *, source: str 
             written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
             sections += ["", *wall_markdown(one, f"{stem}.png")]
     made = {
-        "leaderboard.md": tables.markdown(found, shown),
+        "leaderboard.md": tables.markdown(found, shown) + "\n".join(sections),
         "leaderboard.csv": tables.csv(found),
-        "report.html": page.render(found, source),
+        "report.html": page.render(found, source, [one for one, _ in stood]),
     }
     return [*(_write(out / name, text.encode()) for name, text in made.items()), *written]
 
