@@ -44,6 +44,8 @@ class RotatedStore(QuantizedStore):
 def Rotated(bits: int = 4, group: int = 32, residual: int = 128, symmetric: bool = False, seed: int = 0) -> Cached:
     """Quantized cache in a rotated basis, in which there are no outliers (QuaRot's cache).
 
-    bits 8, 4, 3 or 2; `group` channels of a token share a scale; `residual` newest tokens stay in full.
+    bits 8, 4, 3 or 2; `group` channels of a token share a scale; `residual` newest tokens stay in full. QuaRot's groups
+    are 128 channels, none of its tokens stay in full, and ranges are clipped to 0.95; here group and residual are
+    KIVI's, so that the rotation is all in which the two differ.
     """
     return Cached(store=RotatedStore(residual, bits=bits, group=group, symmetric=symmetric, seed=seed))
