@@ -17,7 +17,7 @@ import torch
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, sample_set
 from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids, stop_ids, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -123,9 +123,28 @@ class AnswerTask(Task):
         """Scores over the graded samples, by name."""
         return _scores(results, seed)
 
+    def ask(
+        self, session: Session, sample: Sample, tokenizer: Any, chunk: int | None, states: States
+    ) -> dict[str, Any]:
+        """Ask a session that has seen nothing; what it answered, and how well. `states` is told what was held."""
+        stops = stop_ids(tokenizer, self.stop)
+        read(session, sample, self.compress_at, chunk)
+        states.sealed(session)
+        generated = answer(session, sample, self.compress_at, self.answer_tokens, stops)
+        states.scored(session)
+        text = tokenizer.decode(generated, skip_special_tokens=True)
+        return {"generation": text, **self.grade(text, sample.targets)}
+
     def draw(self, tokenizer: Any, context: int, seed: int) -> list[Sample]:
         """All samples at one context. Sample i is the same whatever was drawn before it."""
         return [self.sample(tokenizer, context, i, rng(self, seed, i)) for i in range(self.samples)]
+
+    def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
+        if index >= self.samples:
+            raise UsageError(f"sample={index}: there are {self.samples}, counted from 0; raise task.samples")
+        sample = self.sample(tokenizer, context, index, rng(self, seed, index))
+        pieces = {"context": sample.context, "question": sample.question}
+        return Prompt(pieces, {**sample.facts, "targets": list(sample.targets)}, self.answer_tokens)
 
     def check(self, loaded: LoadedModel, context: int) -> None:
         super().check(loaded, context)
@@ -153,26 +172,19 @@ class AnswerTask(Task):
     ) -> Quality:
         tokenizer = loaded.tokenizer
         self.check(loaded, context)
-        stops = stop_ids(tokenizer, self.stop)
         results: list[dict[str, Any]] = []
         states = States()
         with open_session() as session:
             for i, sample in enumerate(self.draw(tokenizer, context, seed)):
                 progress(f"{self.name} {i + 1}/{self.samples}")
                 session.reset()
-                read(session, sample, self.compress_at, chunk)
-                states.sealed(session)
-                generated = answer(session, sample, self.compress_at, self.answer_tokens, stops)
-                states.scored(session)
-                text = tokenizer.decode(generated, skip_special_tokens=True)
                 results.append(
                     {
                         "prompt_tokens": len(sample.ids),
                         "question_tokens": len(sample.question),
                         **sample.facts,
                         "targets": list(sample.targets),
-                        "generation": text,
-                        **self.grade(text, sample.targets),
+                        **self.ask(session, sample, tokenizer, chunk, states),
                     }
                 )
         return Quality(
@@ -197,7 +209,7 @@ def rng(task: Task, seed: int, index: int) -> random.Random:
 
 def read(session: Session, sample: Sample, compress_at: CompressAt, chunk: int | None) -> None:
     """Let a session that has seen nothing read and seal what is compressed: the context, or the whole prompt."""
-    session.prefill(_tensor(sample.ids if compress_at == "prompt" else sample.context, session), chunk=chunk)
+    session.prefill(row(sample.ids if compress_at == "prompt" else sample.context, session), chunk=chunk)
 
 
 def answer(
@@ -205,11 +217,12 @@ def answer(
 ) -> list[int]:
     """Token ids that a session which has done `read` answers with, greedily, up to the first of `stops`."""
     if compress_at == "context":
-        session.decode(_tensor(sample.question, session))
+        session.decode(row(sample.question, session))
     return session.generate(max_new_tokens, stop_ids=stops)[0]
 
 
-def _tensor(ids: list[int], session: Session) -> torch.Tensor:
+def row(ids: list[int], session: Session) -> torch.Tensor:
+    """Token ids as a batch of one, [1, T], where the session's model is."""
     return torch.tensor([ids], device=session.model.device)
 
 

@@ -108,7 +108,7 @@ class Needle(AnswerTask):
         head, question = self._frame(tokenizer, keys[: self.asked])
         units = fill(tokenizer, self.haystack, self.room(context, head, question, *needles), rng)
         depths = [self._depth(index), *(rng.random() for _ in facts[1:])]
-        hidden, places = _hide(units, needles, depths)
+        hidden, places = hide(units, needles, depths)
         return Sample(
             context=head + hidden,
             question=question,
@@ -132,7 +132,7 @@ class Needle(AnswerTask):
         return self.frame(tokenizer, words["introduction"], words["question"], words["answer"], bare_break="\n")
 
 
-def _hide(units: list[list[int]], needles: list[list[int]], depths: list[float]) -> tuple[list[int], list[int]]:
+def hide(units: list[list[int]], needles: list[list[int]], depths: list[float]) -> tuple[list[int], list[int]]:
     """The haystack with each needle between two units, nearest to its depth in tokens; and where each begins."""
     starts = [0, *accumulate(map(len, units))]
     gaps = [min(range(len(starts)), key=lambda i, d=d: abs(starts[i] - d * starts[-1])) for d in depths]

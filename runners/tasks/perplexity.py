@@ -27,11 +27,12 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
-from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, sample_set
 from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
+    from kvfrontier.runners.session import Session
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Perplexity(Task):
     primary: ClassVar[str] = "agreement"
     summary: ClassVar[str] = "perplexity, KL and top-1 agreement with dense attention on the last tokens of a text"
     size: ClassVar[tuple[str, ...]] = ("passages", "block")
+    #: Whether the prompt is sealed before its continuation is scored.
+    seal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -71,6 +74,15 @@ class Perplexity(Task):
 
     def prompt_tokens(self, context: int) -> int:
         return context - self.scored
+
+    def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
+        count = len(self.texts) * self.passages
+        if index >= count:
+            raise UsageError(f"sample={index}: there are {count}, counted from 0; raise task.passages")
+        text, place = self.texts[index // self.passages], index % self.passages
+        found = passage(tokenizer, text, context, self.scored, place, self.passages, seed)
+        pieces = {"context": found.context, "scored": found.scored}
+        return Prompt(pieces, {"text": text, "revision": found.revision, "place": found.place})
 
     def rules(self) -> dict[str, Any]:
         return {
@@ -101,6 +113,7 @@ class Perplexity(Task):
             progress(f"{self.name} {done + 1}/{len(wanted)}")
             sample = passage(loaded.tokenizer, text, context, self.scored, index, self.passages, seed)
             dense = dense_log_probabilities(open_dense, loaded, sample, chunk)
+            pieces = forced(open_session, loaded, sample, chunk, states, seal=self.seal)
             results.append(
                 {
                     "text": text,
@@ -109,7 +122,7 @@ class Perplexity(Task):
                     "prompt_tokens": len(sample.context),
                     "scored_tokens": len(sample.scored),
                     "block_tokens": self.block,
-                    **compare(forced(open_session, loaded, sample, chunk, states), dense, sample.scored, self.block),
+                    **compare(pieces, dense, sample.scored, self.block),
                 }
             )
         data = ",".join(sorted({f"{r['text']}-{r['revision'][:12]}" for r in results}))
@@ -121,25 +134,42 @@ class Perplexity(Task):
             task_hash=self.hash(),
             sample_set=sample_set(len(results), seed, tokenizer_hash(loaded.tokenizer), data),
             primary=self.primary,
-            scores=_scores(results, seed),
+            scores=scores(results, seed),
             samples=tuple(results),
             state=states.mean(),
         )
 
 
 def forced(
-    open_session: OpenSession, loaded: LoadedModel, sample: Passage, chunk: int | None, states: States | None = None
+    open_session: OpenSession,
+    loaded: LoadedModel,
+    sample: Passage,
+    chunk: int | None,
+    states: States | None = None,
+    *,
+    seal: bool = True,
 ) -> Iterator[Tensor]:
-    """Logits [t, V], float32, that predict the scored tokens, t at a time, after the context was sealed. `states` is
-    told what was held."""
+    """Logits [t, V], float32, that predict the scored tokens, t at a time, after the context was read and sealed.
+    `states` is told what was held."""
     device = loaded.model.device
     states = states or States()
     with open_session() as session:
-        session.prefill(torch.tensor([sample.context], device=device), chunk=chunk)
+        if not seal:
+            require_bounded(session)
+        session.prefill(torch.tensor([sample.context], device=device), chunk=chunk, seal=seal)
         states.sealed(session)
         for logits in session.forced(torch.tensor([sample.scored], device=device)):
             yield logits[0].float()
         states.scored(session)
+
+
+def require_bounded(session: Session) -> None:
+    """Raise UsageError where a layer's method does not stay bounded while it reads."""
+    if not all(method.bounded for method in session.methods):
+        raise UsageError(
+            f"{StreamingPerplexity.name} never ends the prompt, and this method stays bounded only from there on, if "
+            "at all; take task=perplexity"
+        )
 
 
 def compare(pieces: Iterable[Tensor], dense: Tensor, scored: Sequence[int], block: int) -> dict[str, Any]:
@@ -152,27 +182,37 @@ def compare(pieces: Iterable[Tensor], dense: Tensor, scored: Sequence[int], bloc
     done = 0
     for logits in pieces:
         n = len(logits)
-        reference = dense[done : done + n].to(logits.device)
-        log_p = logits.log_softmax(-1)
         own = torch.tensor(scored[done : done + n], device=logits.device)
-        nll = -log_p.gather(-1, own[:, None])[:, 0]
-        # Never negative in truth; rounding may leave it so where the two agree.
-        kl = (reference.exp() * (reference - log_p)).sum(-1).clamp_min(0)
-        agreement = log_p.argmax(-1) == reference.argmax(-1)
-        rows.append(torch.stack([nll.double(), kl.double(), agreement.double()]).cpu())
+        rows.append(losses(logits, dense[done : done + n].to(logits.device), own))
         done += n
     if done != len(scored):
         raise RuntimeError(f"{done} predictions came for {len(scored)} tokens")
-    values = torch.cat(rows, dim=1)
-    blocks = values.unflatten(1, (-1, block)).mean(-1)
-    means = dict(zip(_SCORES, values.mean(1).tolist(), strict=True))
-    return means | {"blocks": dict(zip(_SCORES, blocks.tolist(), strict=True))}
+    return summary(torch.cat(rows, dim=1), block)
 
 
 _SCORES = ("nll", "kl", "agreement")
 
 
-def _scores(results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
+def losses(logits: Tensor, dense: Tensor, own: Tensor) -> Tensor:
+    """nll, kl and agreement of each of t tokens, [3, t]: `logits` [t, V] against dense attention's log-probabilities
+    `dense` [t, V], and the tokens `own` [t] that came."""
+    log_p = logits.log_softmax(-1)
+    nll = -log_p.gather(-1, own[:, None])[:, 0]
+    # Never negative in truth; rounding may leave it so where the two agree.
+    kl = (dense.exp() * (dense - log_p)).sum(-1).clamp_min(0)
+    agreement = log_p.argmax(-1) == dense.argmax(-1)
+    return torch.stack([nll.double(), kl.double(), agreement.double()]).cpu()
+
+
+def summary(values: Tensor, block: int) -> dict[str, Any]:
+    """Means of `losses` [3, S] over all tokens, and over each block of them."""
+    blocks = values.unflatten(1, (-1, block)).mean(-1)
+    means = dict(zip(_SCORES, values.mean(1).tolist(), strict=True))
+    return means | {"blocks": dict(zip(_SCORES, blocks.tolist(), strict=True))}
+
+
+def scores(results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
+    """Of several texts' `summary`, with intervals over all their blocks."""
     blocks = {name: [value for r in results for value in r["blocks"][name]] for name in _SCORES}
 
     def score(name: str, transform: Callable[[float], float] = float, **about: Any) -> Score:
@@ -187,6 +227,18 @@ def _scores(results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         "nll": score("nll", higher_is_better=False, unit="nats"),
         "kl": score("kl", higher_is_better=False, unit="nats"),
     }
+
+
+@dataclass(frozen=True)
+class StreamingPerplexity(Perplexity):
+    """Perplexity on a stream whose prompt never ends: for methods that stay bounded while they read."""
+
+    name: ClassVar[str] = "streaming_perplexity"
+    summary: ClassVar[str] = "perplexity of a text without an end of the prompt, for methods that stay bounded"
+    seal: ClassVar[bool] = False
+
+    def rules(self) -> dict[str, Any]:
+        return super().rules() | {"compress_at": "never"}
 
 
 class RecentTensors:

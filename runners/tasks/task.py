@@ -24,6 +24,20 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What one sample gives to the model.
+
+    pieces      token ids by name, in the order in which they are given
+    facts       what is known of the sample beside them: the right answers, where they stand
+    new_tokens  how many tokens may be generated after them
+    """
+
+    pieces: dict[str, list[int]]
+    facts: dict[str, Any]
+    new_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """Base of all tasks: a frozen dataclass whose fields are the task's parameters.
 
@@ -73,6 +87,11 @@ class Task(ABC):
     @abstractmethod
     def prompt_tokens(self, context: int) -> int:
         """Of `context`, the tokens that are prompt: what a budget is a budget for."""
+
+    def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
+        """Exactly what sample `index` gives to the model. Raises UsageError where there is no such sample, and where
+        the model writes what it is given itself."""
+        raise UsageError(f"task {self.name} has no prompts that are known before it runs")
 
     def parameters(self) -> dict[str, Any]:
         """The task's configuration, defaults filled in: `make(task.parameters())` is the task again."""

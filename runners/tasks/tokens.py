@@ -52,21 +52,36 @@ def opening_ids(tokenizer: Any) -> list[int]:
 def chat_halves(tokenizer: Any, before: str, after: str) -> tuple[str, str]:
     """A user's message `before` + ... + `after` in the model's chat template, cut where the dots are; the second half
     ends where the model's answer begins. Raises UsageError where the tokenizer has no template."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError("this model's tokenizer has no chat template; set task.chat_template=false")
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": before + _MARK + after}],
-        tokenize=False,
-        add_generation_prompt=True,
-        date_string=_FIXED_DATE.strftime("%d %b %Y"),
-        strftime_now=_FIXED_DATE.strftime,
-    )
+    rendered = _rendered(tokenizer, [("user", before + _MARK + after)], answer_begins=True)
     halves = rendered.split(_MARK)
     if len(halves) != 2:
         raise UsageError(
             f"this model's chat template shows a message {len(halves) - 1} times; set task.chat_template=false"
         )
     return halves[0], halves[1]
+
+
+def chat_turn(tokenizer: Any, message: str) -> str:
+    """What stands between an assistant's answer and its next one, where a user says `message` between them. Raises
+    UsageError where the tokenizer has no template."""
+    first, second = _MARK, _MARK.replace("here", "there")
+    conversation = [("user", "a"), ("assistant", first), ("user", message), ("assistant", second)]
+    rendered = _rendered(tokenizer, conversation, answer_begins=False)
+    if rendered.count(first) != 1 or rendered.count(second) != 1:
+        raise UsageError("this model's chat template does not show every answer once; set task.chat_template=false")
+    return rendered.partition(first)[2].partition(second)[0]
+
+
+def _rendered(tokenizer: Any, conversation: Sequence[tuple[str, str]], *, answer_begins: bool) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError("this model's tokenizer has no chat template; set task.chat_template=false")
+    return tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in conversation],
+        tokenize=False,
+        add_generation_prompt=answer_begins,
+        date_string=_FIXED_DATE.strftime("%d %b %Y"),
+        strftime_now=_FIXED_DATE.strftime,
+    )
 
 
 def stop_ids(tokenizer: Any, rules: Sequence[str]) -> tuple[int, ...]:

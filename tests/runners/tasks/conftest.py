@@ -155,11 +155,11 @@ class StockSession:
     def footprint(self) -> Footprint:
         return Footprint(self.state_bytes())
 
-    def prefill(self, ids: Tensor, *, chunk: int | None = None) -> Tensor:
+    def prefill(self, ids: Tensor, *, chunk: int | None = None, seal: bool = True) -> Tensor:
         self.calls.append(("prefill", ids[0].tolist()))
         for piece in ids.split(chunk or ids.shape[1], dim=1):
             self._feed(piece)
-        if self.keep is not None:
+        if seal and self.keep is not None:
             layers: list[Any] = self.cache.layers
             for layer in layers:
                 layer.keys, layer.values = layer.keys[:, :, -self.keep :], layer.values[:, :, -self.keep :]

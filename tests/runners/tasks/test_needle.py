@@ -190,10 +190,13 @@ def test_no_sample_sees_the_one_before_it(tiny, method):
 
 def test_the_record_says_what_the_state_held_where_the_method_compresses(tiny):
     drawn = Needle(samples=2).draw(tiny.tokenizer, 1200, seed=0)
-    for place, prompts in (("context", [s.context for s in drawn]), ("prompt", [s.ids for s in drawn])):
+    prompts: dict[answer.CompressAt, list[list[int]]]
+    prompts = {"context": [s.context for s in drawn], "prompt": [s.ids for s in drawn]}
+    for place, read in prompts.items():
         task = Needle(samples=2, compress_at=place)
         state = run(task, tiny, lambda: Session(tiny.model, Window(window=100))).state
-        mean = sum(map(len, prompts)) / 2
+        assert state is not None
+        mean = sum(map(len, read)) / 2
         assert state.sealed_tokens == mean
         assert state.share16 == pytest.approx(100 / mean)
         assert state.sealed_payload == state.final_payload == 100 * bytes_per_token(tiny)

@@ -136,6 +136,7 @@ def test_the_state_is_the_one_that_was_sealed_and_scored(tiny):
     }
     for method, (sealed, final) in held.items():
         state = run(SMALL, tiny, method).state
+        assert state is not None
         assert state.sealed_tokens == 236
         assert (state.sealed_payload, state.final_payload) == (sealed * per_token, final * per_token)
         assert state.share16 == pytest.approx(sealed / 236)

@@ -1,0 +1,124 @@
+"""Several questions about one context, the later ones unknown when it is compressed (after SCBench, Li et al. 2024,
+arXiv 2412.10319: its multi-turn mode, in which the true answers stand in the conversation)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kvfrontier.runners.intervals import bootstrap, wilson
+from kvfrontier.runners.record import Score
+from kvfrontier.runners.tasks.answer import AnswerTask, Sample, grade, read, row
+from kvfrontier.runners.tasks.haystack import fill
+from kvfrontier.runners.tasks.haystack import revision as haystack_revision
+from kvfrontier.runners.tasks.needle import ADJECTIVES, NEEDLE, NOUNS, ONE, SEVERAL, hide
+from kvfrontier.runners.tasks.tokens import chat_turn, encode_inside, stop_ids
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.session import Session
+    from kvfrontier.runners.tasks.task import States
+
+
+@dataclass(frozen=True)
+class Conversation(Sample):
+    """A first question, and those after it: for each the tokens that lead from the answer before to its own answer.
+    `answers` are the token ids of the right ones."""
+
+    later: tuple[list[int], ...] = ()
+    answers: tuple[list[int], ...] = ()
+
+
+@dataclass(frozen=True)
+class MultiTurn(AnswerTask):
+    """turns      how many questions are asked about one context, each for another number hidden there
+    haystack   "noise", or the name of a text in runners.texts
+
+    With compress_at=prompt the first question is part of what is compressed: a query-aware method is at its best
+    there, and `drop` says how much worse it does when the question was not known.
+    """
+
+    turns: int = 4
+    haystack: str = "noise"
+
+    name: ClassVar[str] = "multi_turn"
+    version: ClassVar[int] = 1
+    primary: ClassVar[str] = "later"
+    summary: ClassVar[str] = "several questions about one context, the later ones unknown when it is compressed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.turns <= len(ADJECTIVES) * len(NOUNS):
+            raise ValueError(f"turns={self.turns}: give at least 2")
+
+    @property
+    def answer_tokens(self) -> int:
+        return 12  # seven digits, at worst a token each, a full stop and a line's end
+
+    def data(self) -> str:
+        return haystack_revision(self.haystack)
+
+    def rules(self) -> dict[str, Any]:
+        template = {"introduction": SEVERAL["introduction"], **ONE, "needle": NEEDLE, "keys": [ADJECTIVES, NOUNS]}
+        metric = "exact match; first turn, mean of the later turns, and their difference"
+        history = "the right answers, whatever was generated"
+        return super().rules() | {"template": template, "metric": metric, "history": history}
+
+    def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Conversation:
+        keys = [f"{a} {n}" for a, n in rng.sample([(a, n) for a in ADJECTIVES for n in NOUNS], self.turns)]
+        numbers = [str(n) for n in rng.sample(range(10**6, 10**7), self.turns)]
+        pairs = list(zip(keys, numbers, strict=True))
+        needles = encode_inside(tokenizer, [NEEDLE.format(key=key, value=value) for key, value in pairs])
+        questions = [ONE["question"].format(keys=key).strip() for key in keys]
+        begun = [ONE["answer"].format(keys=key) for key in keys]
+
+        head, first = self.frame(tokenizer, SEVERAL["introduction"], "\n" + questions[0], begun[0], bare_break="\n")
+        between = [
+            (chat_turn(tokenizer, question) if self.chat_template else f"\n{question}\n") + answer
+            for question, answer in zip(questions[1:], begun[1:], strict=True)
+        ]
+        later, answers = encode_inside(tokenizer, between), encode_inside(tokenizer, [f" {n}." for n in numbers])
+        # The last answer is generated, and not given.
+        room = self.room(context, head, first, *needles, *later, *answers[:-1])
+        hidden, places = hide(fill(tokenizer, self.haystack, room, rng), needles, [rng.random() for _ in keys])
+        return Conversation(
+            context=head + hidden,
+            question=first,
+            targets=tuple(numbers),
+            facts={"keys": keys, "positions": [len(head) + place for place in places]},
+            later=tuple(later),
+            answers=tuple(answers),
+        )
+
+    def ask(
+        self, session: Session, sample: Sample, tokenizer: Any, chunk: int | None, states: States
+    ) -> dict[str, Any]:
+        assert isinstance(sample, Conversation)
+        stops = stop_ids(tokenizer, self.stop)
+        read(session, sample, self.compress_at, chunk)
+        states.sealed(session)
+        said: list[str] = []
+        for turn, question in enumerate((sample.question, *sample.later)):
+            if turn:
+                session.decode(row(sample.answers[turn - 1] + question, session))
+            elif self.compress_at == "context":
+                session.decode(row(question, session))
+            generated = session.fork().generate(self.answer_tokens, stop_ids=stops)[0]
+            said.append(tokenizer.decode(generated, skip_special_tokens=True))
+        states.scored(session)
+        right = [grade(text, (target,))["correct"] for text, target in zip(said, sample.targets, strict=True)]
+        first, later = float(right[0]), sum(right[1:]) / (len(right) - 1)
+        return {"generations": said, "correct": right, "first": first, "later": later, "drop": first - later}
+
+    def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
+        n = len(results)
+
+        def over(name: str, **about: Any) -> Score:
+            values = [r[name] for r in results]
+            low, high = bootstrap(values, seed=seed)
+            return Score(value=sum(values) / n, n=n, low=low, high=high, interval="bootstrap", **about)
+
+        right = int(sum(r["first"] for r in results))
+        low, high = wilson(right, n)
+        first = Score(value=right / n, n=n, low=low, high=high, interval="wilson")
+        return {"later": over("later"), "first": first, "drop": over("drop", higher_is_better=False)}
