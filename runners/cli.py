@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             """),
         formatter_class=raw,
     )
-    show.add_argument("kind", nargs="?", metavar="methods|axes|models|tasks|devices")
+    show.add_argument("kind", nargs="?", metavar="methods|axes|models|tasks|workloads|devices")
     show.add_argument("name", nargs="?", metavar="NAME")
     show.add_argument("--json", action="store_true", help="JSON instead of a table")
     show.set_defaults(serve=_list)
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
               kvfrontier plan model=llama-3-8b method=dense,kivi4,snapkv context=131072 device=h100-80g
               kvfrontier plan model=qwen3-8b method=dense requests=32x500,1x16000 device=rtx-4090-24g
+              kvfrontier plan model=qwen3-4b method=dense,paged workload=batch_short,single_long device=rtx-4090-24g
               kvfrontier plan model=phi-4 method=window method.window=1024 context=16384 dtype=bf16 chunk=4096
               kvfrontier plan model=hf model.path=my/config.json method=snapkv budget=25% context=32768
 
@@ -155,8 +156,8 @@ def _parser() -> argparse.ArgumentParser:
               kvfrontier allocate --figure vllm-fig2
 
             requests   uniform:prompt=1-1024:output=1-1024, lognormal:prompt=161:output=338:sigma=1, sharegpt
-                       (count=1000 of them), 32x500 (of which new=1 decoded), or a CSV with the columns
-                       prompt,output[,arrival,prefix_group,prefix_tokens]
+                       (count=1000 of them), 32x500 (of which new=1 decoded), a workload (kvfrontier list workloads),
+                       or a CSV with the columns prompt,output[,arrival,prefix_group,prefix_tokens]
             prefix     common tokens before every prompt, in groups=1 groups
             arrivals   at_once, or poisson:RATE, requests a decode step
             memory     bytes for the cache, as 12GiB; or device=NAME (h100-80g), less the model's weights

@@ -192,6 +192,23 @@ def _task(choice: str) -> Mapping[str, Any]:
     return {**tasks.describe(parameters.pop("name")), "parameters": parameters}
 
 
+def _workloads() -> dict[str, Mapping[str, Any]]:
+    from kvfrontier.runners import compose, workloads
+
+    rows = {}
+    for name in workloads.names():
+        found = workloads.load(name)
+        sizes = {"requests": found.count, "longest": found.longest, "tokens": found.tokens, "shared": found.shared}
+        rows[name] = {"summary": compose.comment("workload", name), **sizes, "padding": found.padding}
+    return rows
+
+
+def _workload(name: str) -> Mapping[str, Any]:
+    from kvfrontier.runners import workloads
+
+    return {**_workloads()[name], "of": [r.model_dump() for r in workloads.load(name).requests]}
+
+
 def _devices() -> dict[str, Mapping[str, Any]]:
     """What torch finds here, and what can be planned for."""
     from kvfrontier.runners import environment
@@ -224,5 +241,6 @@ KINDS: dict[str, Kind] = {
     "axes": Kind(_axis_names, ("summary", "parameters"), _axes, _axis, "axis"),
     "models": Kind(lambda: _names("model"), ("kind", "summary"), _models, _model),
     "tasks": Kind(lambda: _names("task"), ("primary", "summary"), _tasks, _task),
+    "workloads": Kind(lambda: _names("workload"), ("requests", "longest", "tokens", "summary"), _workloads, _workload),
     "devices": Kind(lambda: list(_devices()), ("available", "device"), _devices, lambda name: _devices()[name]),
 }

@@ -4,6 +4,7 @@
     lognormal:prompt=161:output=338:sigma=1 means in tokens, and the deviation of the logarithm
     sharegpt                                conversations, as far as their published means tell
     32x500                                  as many of that many tokens, of which `new` are decoded
+    rag                                     a workload of configs/workload, with its common prefixes
     file.csv                                columns prompt,output[,arrival,prefix_group,prefix_tokens]
 
 Arrivals are in decode steps: all at once, poisson:0.05 (requests a step), or a CSV's own.
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from kvfrontier.runners import workloads
 from kvfrontier.runners.errors import UsageError, unknown
 
 #: "32x500"
@@ -149,7 +151,7 @@ def distribution(asked: str) -> Uniform | LogNormal | ShareGPT:
     """The distribution that is asked for, as `lognormal:sigma=0.5`. Raises UsageError."""
     name, *settings = asked.split(":")
     if name not in DISTRIBUTIONS:
-        raise unknown("distribution of requests", name, [*DISTRIBUTIONS, "32x500", "file.csv"])
+        raise unknown("distribution of requests", name, [*DISTRIBUTIONS, *workloads.names(), "32x500", "file.csv"])
     kind = DISTRIBUTIONS[name]
     known = {field.name: type(field.default) for field in fields(kind)}
     given = {}
@@ -236,6 +238,10 @@ class Traffic:
         return found
 
     def _of_lengths(self, rng: Generator) -> list[Request]:
+        if self.lengths in workloads.names():
+            if self.prefix:
+                raise UsageError(f"{self.lengths} has prefixes of its own; leave prefix= out")
+            return of_workload(workloads.load(self.lengths))
         same = _SAME.fullmatch(self.lengths)
         if self.lengths.endswith(".csv"):
             if self.prefix:
@@ -255,6 +261,15 @@ class Traffic:
             Request(self.prefix + prompt, output, group=str(i % self.groups), prefix=self.prefix)
             for i, (prompt, output) in enumerate(lengths)
         ]
+
+
+def of_workload(workload: workloads.Workload) -> list[Request]:
+    """A workload's requests. Of several turns, all that comes after the first prompt counts as output."""
+    return [
+        Request(r.prompt, r.total - r.prompt, group=str(i) if r.shared else "", prefix=r.shared)
+        for i, r in enumerate(workload.requests)
+        for _ in range(r.count)
+    ]
 
 
 def read_csv(path: Path) -> list[Request]:

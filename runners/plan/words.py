@@ -1,7 +1,8 @@
 """The words of `kvfrontier plan`: key=value, where commas make a product of cells.
 
-Keys of its own are requests (32x500: as many sequences of that many tokens), device (of configs/hardware), chunk, new
-and logits; all others are those of `kvfrontier run`.
+Keys of its own are requests (32x500: as many sequences of that many tokens), workload (of configs/workload: as many
+sequences as it has requests, all as long as its longest), device (of configs/hardware), chunk, new and logits; all
+others are those of `kvfrontier run`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cache
 from typing import Any, Literal, cast
 
 from kvfrontier.runners import cell as cells
-from kvfrontier.runners import compose
+from kvfrontier.runners import compose, workloads
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.plan.hardware import Hardware, hardware
 from kvfrontier.runners.plan.peaks import Logits
@@ -54,6 +55,8 @@ def read(words: Sequence[str]) -> list[Asked]:
     values = split(words, _USUAL)
     if "requests" in values and {"context", "batch"} & set(values):
         raise UsageError("requests=NxT says both batch and context; leave these out")
+    if "workload" in values and {"context", "batch", "requests"} & set(values):
+        raise UsageError("workload=NAME says both batch and context; leave these out")
     return [_asked(combination) for combination in product(values)]
 
 
@@ -87,6 +90,10 @@ def _asked(words: dict[str, str]) -> Asked:
         if not found:
             raise UsageError(f"requests={asked} is no number of texts; write 32x500 for 32 of 500 tokens")
         words |= {"batch": found[1], "context": found[2]}
+    if "workload" in words:
+        asked = workloads.load(words.pop("workload"))
+        longest = max(asked.requests, key=lambda r: r.total)
+        words |= {"batch": str(asked.count), "context": str(asked.longest), "new": str(longest.total - longest.prompt)}
     device, logits = words.pop("device"), words.pop("logits")
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))

@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "devices"])
+@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "devices"])
 def test_a_kind_is_listed_as_table_and_as_json(kvfrontier, kind):
     rows = kvfrontier("list", kind, "--json").json
     table = kvfrontier("list", kind).out
@@ -9,7 +9,7 @@ def test_a_kind_is_listed_as_table_and_as_json(kvfrontier, kind):
     assert all(row["name"] in table for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "devices"])
+@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "devices"])
 def test_all_of_one_is_shown(kvfrontier, kind):
     for row in kvfrontier("list", kind, "--json").json:
         answer = kvfrontier("list", kind, row["name"], "--json")
@@ -27,7 +27,7 @@ def test_a_method_says_what_it_costs_and_where_it_is_from(kvfrontier):
 
 
 def test_everything_is_listed(kvfrontier):
-    assert set(kvfrontier("list", "--json").json) == {"methods", "axes", "models", "tasks", "devices"}
+    assert set(kvfrontier("list", "--json").json) == {"methods", "axes", "models", "tasks", "workloads", "devices"}
     assert kvfrontier("list").code == 0
 
 

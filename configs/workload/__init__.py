@@ -1,0 +1,1 @@
+"""Workloads: requests that are asked at once, each defined once for plans, runs and allocators."""
