@@ -13,11 +13,15 @@ from kvfrontier.analysis.rows import Board, Column, Row, canonical
 def table(found: Sequence[Board]) -> pl.DataFrame:
     """All rows of all boards as one polars table; bytes and seconds as measured, flags joined by "; ".
 
-    A score makes five columns: value, low, high, n and status.
+    A score makes five columns: value, low, high, n and status. A task makes four, of the state in the runs that gave
+    its scores, empty where records do not say it.
     """
     columns = list(dict.fromkeys(c for board in found for c in board.columns))
     lines = [_line(row, columns) for board in found for row in board.rows]
-    schema = {**_SCHEMA, **{f"{c.name}{end}": kind for c in columns for end, kind in _SCORE_SCHEMA.items()}}
+    schema = dict(_SCHEMA)
+    for column in columns:
+        schema |= {f"{column.name}{end}": kind for end, kind in _SCORE_SCHEMA.items()}
+        schema |= {f"{column.title}.{name}": pl.Float64 for name in _STATE}
     return pl.DataFrame(lines, schema=schema)
 
 
@@ -43,6 +47,8 @@ _SCHEMA: dict[str, Any] = {
 _SCORE_SCHEMA: dict[str, Any] = {
     "": pl.Float64, ".low": pl.Float64, ".high": pl.Float64, ".n": pl.Int64, ".status": pl.String
 }  # fmt: skip
+
+_STATE = ("share16", "sealed_payload_bytes", "final_payload_bytes", "growth")
 
 
 def _line(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
@@ -107,4 +113,8 @@ def _line(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
         values = (score.value, score.low, score.high, score.n) if score else (None, None, None, None)
         status = answer.status if answer else "skipped"
         line |= {f"{column.name}{end}": v for end, v in zip(_SCORE_SCHEMA, (*values, status), strict=True)}
+        held = row.held(column)
+        if score and held.own:
+            state = (held.share, held.sealed, held.final, row.grew(column))
+            line |= {f"{column.title}.{name}": v for name, v in zip(_STATE, state, strict=True)}
     return line

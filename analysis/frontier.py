@@ -5,7 +5,8 @@ Values are compared as measured, so methods that tie in everything are on the fr
 training and has had none, one that only simulates its saving, and one that caches nothing do not compete: they are
 never on the front and dominate nothing, but what dominates them is said.
 
-Bytes are exact and quality is not. A verdict is `within_noise`
+A score's bytes are those of the runs that gave it (rows.Held). Bytes are exact and quality is not. A verdict is
+`within_noise`
 - on the front: where a cheaper method is not significantly worse, so that the place rests on noise;
 - dominated: where every dominator scores higher, but by no more than noise.
 Times are compared by their medians.
@@ -23,8 +24,9 @@ from kvfrontier.analysis.stats import Comparison, units
 
 Standing = Literal["front", "dominated", "reference"]
 Better = Callable[[str, str], bool | None]
-#: live bytes as run; the state's share of dense's, both at 16 bits; live bytes and seconds a decoded token
-Cost = Literal["live", "share16", "live and time"]
+#: Of the runs that gave the score: the state's share of dense's at seal, both at 16 bits; its bytes as run when the
+#: last token had been scored; the share, and seconds a decoded token.
+Cost = Literal["share", "bytes", "share and time"]
 
 
 @dataclass(frozen=True)
@@ -102,29 +104,33 @@ def _cheapest(point: Point) -> tuple[tuple[float, ...], float, str]:
 # Rows
 
 
-def points(rows: Sequence[Row], column: Column, cost: Cost = "live") -> list[Point]:
+def points(rows: Sequence[Row], column: Column, cost: Cost = "share") -> list[Point]:
     """Rows of one context as points. Rows that lack the score or the cost are left out."""
     found = []
     for row in rows:
-        score, costs = row.score(column), _costs(row, cost)
+        score, costs = row.score(column), _costs(row, column, cost)
         if score is None or math.isnan(score.value) or costs is None:
             continue
         quality = score.value if column.higher_is_better else -score.value
-        # Recomputing pays in time what it saves in bytes, so it competes where both are counted.
-        competes = row.competes or (cost == "live and time" and row.uncached)
-        # A share is taken at seal, where a text memory is text: its cache comes with the question.
-        competes = competes and not (cost == "share16" and "external" in row.info.tags)
+        # Recomputing pays in time what it saves in bytes, so it competes where both are counted. A share is taken at
+        # seal, where a text memory is text: its cache comes with the question.
+        if row.uncached:
+            competes = cost == "share and time"
+        else:
+            competes = row.competes and (cost == "bytes" or not row.external)
         found.append(Point(row.method, quality, costs, competes))
     return found
 
 
-def _costs(row: Row, cost: Cost) -> tuple[float, ...] | None:
-    share, seconds = row.memory.share16, row.seconds_per_token
-    if cost == "share16":
-        return None if share is None else (share,)
-    if row.live is None or (cost == "live and time" and seconds is None):
-        return None
-    return (float(row.live),) if cost == "live" or seconds is None else (float(row.live), seconds)
+def _costs(row: Row, column: Column, cost: Cost) -> tuple[float, ...] | None:
+    held = row.held(column)
+    found = {
+        "share": (held.share,),
+        "bytes": (held.final,),
+        "share and time": (held.share, row.seconds_per_token),
+    }[cost]
+    known = tuple(c for c in found if c is not None)
+    return known if len(known) == len(found) else None
 
 
 def compare(rows: Sequence[Row], column: Column) -> Comparison:
@@ -137,6 +143,6 @@ def compare(rows: Sequence[Row], column: Column) -> Comparison:
     return Comparison(results, higher=column.higher_is_better)
 
 
-def verdicts(rows: Sequence[Row], column: Column, cost: Cost = "live") -> dict[str, Verdict]:
+def verdicts(rows: Sequence[Row], column: Column, cost: Cost = "share") -> dict[str, Verdict]:
     """Verdicts by method for the rows of one context."""
     return judge(points(rows, column, cost), compare(rows, column).better)

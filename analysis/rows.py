@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ FAMILIES = (
 )  # fmt: skip
 #: The worst first: what is shown where nothing succeeded.
 WORST: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
+#: Words that must stand beside a method, in this order. The last is no warning.
+FLAGS = ("needs training", "simulated", "query-aware", "not matched", "bounded")
 STATUS_WORDS = {"oom": "out of memory", "infeasible": "infeasible", "failed": "failed", "skipped": "not measured"}
 
 
@@ -102,6 +105,23 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What the state held where a score was made: a task seals where its own prompt ends.
+
+    share   at seal, of dense attention's, both at 16 bits
+    sealed  bytes at seal, as run
+    final   bytes when the last token had been scored, as run
+    own     whether it was measured in the runs that gave the score; else it is the memory pass's, whose prompt is a
+            longer one (records of schema 1)
+    """
+
+    share: float | None
+    sealed: float | None
+    final: float | None
+    own: bool
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a row has in a column: a score, or why there is none. `parts` are the blocks it was pooled from."""
 
@@ -109,6 +129,25 @@ class Answer:
     reason: str = ""
     score: Score | None = None
     parts: tuple[Quality, ...] = ()
+
+    @property
+    def held(self) -> Held | None:
+        """The mean over the samples of all parts; None where a part does not say it."""
+        found = [(part.state, max(1, len(part.samples))) for part in self.parts if part.state is not None]
+        if not found or len(found) < len(self.parts):
+            return None
+        weights = [n for _, n in found]
+
+        def mean(values: list[float]) -> float:
+            return statistics.fmean(values, weights)
+
+        shares = [state.share16 for state, _ in found if state.share16 is not None]
+        return Held(
+            share=mean(shares) if len(shares) == len(found) else None,
+            sealed=mean([state.sealed_payload for state, _ in found]),
+            final=mean([state.final_payload for state, _ in found]),
+            own=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,21 +172,31 @@ class Row:
     @property
     def flags(self) -> tuple[str, ...]:
         """Words that must stand beside the method wherever it is shown."""
-        flags = []
-        if self.info.needs_training:
-            flags.append("needs training")
-        if self.info.simulated:
-            flags.append("simulated")
-        if self.info.query_sensitive and any(c.query_aware and a.score for c, a in self.answers.items()):
-            flags.append("query-aware")
-        if self.budget is not None and self.budget.knob is None:
-            flags.append("not matched")
-        return tuple(flags)
+        return self._flags(query_aware=False)
+
+    def flags_in(self, column: Column) -> tuple[str, ...]:
+        """Its flags beside a score: a method that looks at queries is query-aware where the question was there."""
+        return self._flags(query_aware=self.info.query_sensitive and column.query_aware)
+
+    def _flags(self, *, query_aware: bool) -> tuple[str, ...]:
+        holds = {
+            "needs training": self.info.needs_training,
+            "simulated": self.info.simulated,
+            "query-aware": query_aware,
+            "not matched": self.budget is not None and self.budget.knob is None,
+            "bounded": self.info.bounded,
+        }
+        return tuple(flag for flag in FLAGS if holds[flag])
+
+    @property
+    def external(self) -> bool:
+        """What it keeps is text outside the model, which becomes a cache when a question comes."""
+        return "external" in self.info.tags
 
     @property
     def uncached(self) -> bool:
         """Nothing is cached: the prefix runs again for every token."""
-        return self.info.family == "baseline" and "external" in self.info.tags
+        return self.info.family == "baseline" and self.external
 
     @property
     def competes(self) -> bool:
@@ -173,8 +222,24 @@ class Row:
         return None if peak is None or self.memory.weights is None else peak - self.memory.weights
 
     def score(self, column: Column) -> Score | None:
+        """Its score in a column, or None."""
         answer = self.answers.get(column)
         return answer.score if answer else None
+
+    def held(self, column: Column) -> Held:
+        """What the state held where its score in a column was made. Of records that do not say it, what it held in
+        the memory pass, which is marked as such wherever it is shown."""
+        answer = self.answers.get(column)
+        sealed, live = self.memory.sealed_payload, self.memory.live_payload
+        return (answer and answer.held) or Held(self.memory.share16, sealed, live, own=False)
+
+    def grew(self, column: Column) -> float | None:
+        """How many times larger than at seal the state was when the last token had been scored; None where it stays
+        bounded, or is not known to have grown."""
+        held = self.held(column)
+        if self.info.bounded or not held.own or not held.sealed or not held.final:
+            return None
+        return held.final / held.sealed if held.final > held.sealed else None
 
     @property
     def status(self) -> Status:

@@ -25,6 +25,13 @@ class Look:
     dark: str
     marker: str
 
+    @property
+    def size(self) -> float:
+        """Of the marker in points, so that all look equally large."""
+        return _SIZES.get(self.marker, 7.2)
+
+
+_SIZES = {"D": 6.2, "*": 11.5, "P": 8.4, "X": 8.0, "p": 8.2, "h": 8.0}
 
 LOOKS = {
     "baseline": Look("#3d4450", "#c9d1d9", "o"),
@@ -136,6 +143,18 @@ def seconds(s: float | None) -> str:
         if s >= scale or unit == "µs":
             return f"{_three(s / scale)} {unit}"
     return f"{s} s"
+
+
+def percent(share: float | None) -> str:
+    """A share of a whole: 105.8%, 25.1%, 0.035%."""
+    if share is None:
+        return ""
+    return f"{share:.1%}" if share >= 0.0995 else f"{share * 100:.2g}%"
+
+
+def growth(times: float) -> str:
+    """How much larger something became: by 33%, 12-fold."""
+    return f"by {times - 1:.0%}" if times < 10 else f"{times:,.0f}-fold"
 
 
 def number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The figures: quality against bytes, decode time against context, state bytes against context.
+"""The figures: quality against the state's share or bytes, decode time against context, state bytes against context.
 
 Each is drawn from one board and stands alone: it names its units, its model and its machine.
 """
@@ -6,8 +6,9 @@ Each is drawn from one board and stands alone: it names its units, its model and
 from __future__ import annotations
 
 from kvfrontier.analysis.figures.context import decode_time, state_bytes
-from kvfrontier.analysis.figures.drawing import Drawing
+from kvfrontier.analysis.figures.drawing import MARKS, Drawing
 from kvfrontier.analysis.figures.quality import (
+    KINDS,
     drawable,
     frontier_figure,
     frontier_panel,
@@ -18,6 +19,8 @@ from kvfrontier.analysis.figures.quality import (
 from kvfrontier.analysis.figures.scales import Kind
 
 __all__ = [
+    "KINDS",
+    "MARKS",
     "Drawing",
     "Kind",
     "decode_time",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from kvfrontier.analysis import style as st
 from kvfrontier.analysis.figures import labels
-from kvfrontier.analysis.figures.drawing import FAR, Drawing, flag_words, inches, label, owner, write_foot, write_head
-from kvfrontier.analysis.figures.scales import Kind, byte_axis, logarithmic, round_numbers
+from kvfrontier.analysis.figures.drawing import FAR, Drawing, Foot, Head, inches, label, mark_words, owner
+from kvfrontier.analysis.figures.scales import context_axis, logarithmic, size_axis, time_axis
 from kvfrontier.analysis.rows import Board, Row
+
+#: (row, (middle, low, high)) at each context.
+Series = Sequence[tuple[Row, tuple[float, float, float]]]
 
 
 def decode_time(board: Board, *, page: bool = False) -> Drawing:
@@ -26,11 +27,11 @@ def decode_time(board: Board, *, page: bool = False) -> Drawing:
     return _lines(
         board,
         value,
-        title=f"Time of one decoded token against context: {board.setting.model}",
-        axis="time a decoded token (ms, log scale)",
-        note="Medians; bars: quartiles.",
+        title="Decode time against context",
+        axis="decode (ms a token, log scale)",
+        note="Medians; bars: quartiles",
         words=lambda v: f"{v:.4g} ms a token",
-        kind=None,
+        bytes_=False,
         page=page,
     )
 
@@ -44,11 +45,11 @@ def state_bytes(board: Board, *, page: bool = False) -> Drawing:
     return _lines(
         board,
         value,
-        title=f"Bytes of state against context: {board.setting.model}",
+        title="Bytes of state against context",
         axis="live state after decoding (log scale)",
-        note="Payload and slack of the whole state, exact.",
+        note="Payload and slack of the whole state, exact",
         words=lambda v: st.size(v),
-        kind="live",
+        bytes_=True,
         page=page,
     )
 
@@ -61,20 +62,25 @@ def _lines(
     axis: str,
     note: str,
     words: Callable[[float], str],
-    kind: Kind | None,
+    bytes_: bool,
     page: bool,
 ) -> Drawing:
-    series: dict[str, list[tuple[Row, tuple[float, float, float]]]] = {}
+    series: dict[str, Series] = {}
     for method in board.methods:
         found = [(row, v) for row in board.of(method) if (v := value(row))]
         if found:
             series[method] = found
     apart, above = _apart(series)
-    width, height = (5.3, 4.7) if page else (8.2, 6.0)
+    rows = [found[0][0] for found in series.values()]
+    width, side = (5.3, 1.42) if page else (8.2, 1.6)
+    hollow = any(_hollow(row) for row in rows)
+    head = Head.of(width, title, rows, hollow="needs training or simulated" if hollow else "")
+    foot = Foot.of(width, board, note, mark_words(rows))
+    height = 4.7 if page else 4.9 + head.height + foot.height
     figure = st.figure(width, height)
-    head, foot, side = (0.12, 0.0, 1.42) if page else (0.86, 0.34, 1.6)
     left, right = 0.74 / width, 1 - side / width
-    bottom, top = (0.52 + foot) / height, 1 - head / height
+    bottom = 0.52 / height if page else (0.5 + foot.height) / height
+    top = 1 - (0.12 if page else head.height + 0.05) / height
     strip = 0.17 * (top - bottom) if apart else 0.0
     gap = 0.045 if apart else 0.0
     main = (
@@ -91,7 +97,7 @@ def _lines(
     contexts = sorted({row.context for found in series.values() for row, _ in found})
     for box, methods in boxes:
         axes = figure.add_axes(box)
-        _draw_lines(axes, [series[m] for m in methods], contexts, words, kind, tips, few=box is not main)
+        _draw_lines(axes, [series[m] for m in methods], contexts, words, tips, bytes_=bytes_, few=box is not main)
         axes.spines["bottom"].set_visible(box[1] == lowest)
         if box[1] == lowest:
             axes.set_xlabel("context (tokens, log scale)" if logarithmic(contexts) else "context (tokens)")
@@ -100,13 +106,17 @@ def _lines(
         if box is main:
             axes.set_ylabel(axis)
     if not page:
-        write_head(figure, title, [found[0][0] for found in series.values()], front=False, columns=8)
-        write_foot(figure, f"{board.setting.machine}. {note} {flag_words(board)}")
+        head.write(figure)
+        foot.write(figure)
     said = "; ".join(f"{m} {words(f[0][1][0])} to {words(f[-1][1][0])}" for m, f in series.items())
     return Drawing(figure, f"From {contexts[0]:,} to {contexts[-1]:,} tokens: {said}.", tips)
 
 
-def _apart(series: dict[str, list[Any]]) -> tuple[list[str], bool]:
+def _hollow(row: Row) -> bool:
+    return row.info.needs_training or row.info.simulated
+
+
+def _apart(series: Mapping[str, Series]) -> tuple[list[str], bool]:
     """Methods without a cache where they are far above or below all others: they get a strip of their own."""
     alone = [m for m, found in series.items() if found[0][0].uncached]
     rest = [v[0] for m, found in series.items() if m not in alone for _, v in found]
@@ -120,12 +130,12 @@ def _apart(series: dict[str, list[Any]]) -> tuple[list[str], bool]:
 
 def _draw_lines(
     axes: Axes,
-    series: Sequence[Sequence[tuple[Row, tuple[float, float, float]]]],
+    series: Sequence[Series],
     contexts: Sequence[int],
     words: Callable[[float], str],
-    kind: Kind | None,
     tips: dict[str, str],
     *,
+    bytes_: bool,
     few: bool,
 ) -> None:
     values = [v for found in series for _, triple in found for v in triple]
@@ -133,21 +143,11 @@ def _draw_lines(
     spare = max((high / low) ** 0.06, 1.12)
     axes.set_yscale("log")
     axes.set_ylim(low / spare, high * spare)
-    if logarithmic(contexts):
-        axes.set_xscale("log")
-        axes.set_xlim(contexts[0] / 1.06, contexts[-1] * 1.03)
+    context_axis(axes, contexts)
+    if bytes_:
+        size_axis(axes.yaxis, "bytes")
     else:
-        spare_x = (contexts[-1] - contexts[0]) or contexts[0]
-        axes.set_xlim(contexts[0] - 0.06 * spare_x, contexts[-1] + 0.04 * spare_x)
-    axes.xaxis.set_major_locator(FixedLocator(list(contexts)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if kind:
-        byte_axis(axes, kind, "y")
-    else:
-        axes.yaxis.set_major_locator(FixedLocator(round_numbers(low / spare, high * spare, 2 if few else 4)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: st.tick(value)))
+        time_axis(axes.yaxis, 4 if few else 6)
     for found in series:
         row = found[-1][0]
         look = st.look(row.info.family)
@@ -157,10 +157,10 @@ def _draw_lines(
         for r, (y, q1, q3) in found:
             if q3 > q1:
                 axes.plot([r.context] * 2, [q1, q3], color=look.light, alpha=0.4, linewidth=3.2, zorder=2)
-            gid = f"l-{len(tips)}-{'b' if kind else 't'}"
-            hollow = row.info.needs_training or row.info.simulated
+            gid = f"l-{len(tips)}-{'b' if bytes_ else 't'}"
+            hollow = _hollow(row)
             axes.plot(
-                [r.context], [y], gid=gid, linestyle="none", marker=look.marker, markersize=5.6, zorder=5,
+                [r.context], [y], gid=gid, linestyle="none", marker=look.marker, markersize=look.size * 0.78, zorder=5,
                 markerfacecolor=st.PAPER[0] if hollow else look.light,
                 markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.3 if hollow else 0.7,
             )  # fmt: skip
@@ -168,9 +168,7 @@ def _draw_lines(
     _name_ends(axes, series, contexts)
 
 
-def _name_ends(
-    axes: Axes, series: Sequence[Sequence[tuple[Row, tuple[float, float, float]]]], contexts: Sequence[int]
-) -> None:
+def _name_ends(axes: Axes, series: Sequence[Series], contexts: Sequence[int]) -> None:
     """Each line's name at its right end, spread so that no two overlap, with a thin line to where it belongs."""
     scale = 72 / owner(axes).dpi
     ends = [axes.transData.transform((found[-1][0].context, found[-1][1][0])) * scale for found in series]

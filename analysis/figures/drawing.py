@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.transforms import Transform
 
 from kvfrontier.analysis import style as st
-from kvfrontier.analysis.rows import FAMILIES, Board, Row
+from kvfrontier.analysis.rows import FAMILIES, Board, Column, Row
 
-DAGGERS = {"needs training": "†", "simulated": "‡", "query-aware": "§", "not matched": "¶"}
+#: Marks of the flags that warn.
+MARKS = {"needs training": "†", "simulated": "‡", "query-aware": "§", "not matched": "¶"}
 #: A method without a cache is drawn at the edge, or in a strip of its own, where it is this many times away.
 FAR = 2.5
+#: Points of type, and inches of a line of it.
+_TITLE, _LEGEND, _FOOT = 12.5, 9.0, 8.0
+_TITLE_LINE, _LEGEND_LINE = 0.22, 0.205
 
 
 @dataclass(frozen=True)
@@ -28,55 +36,119 @@ class Drawing:
     tips: dict[str, str]
 
 
-def label(row: Row) -> str:
-    """A method's name with the marks of its flags."""
-    return row.method + "".join(f" {DAGGERS[flag]}" for flag in row.flags)
+def label(row: Row, column: Column | None = None) -> str:
+    """A method's name with the marks of its flags: of those that hold in a column, where one is drawn."""
+    flags = row.flags_in(column) if column else row.flags
+    return row.method + "".join(f" {MARKS[flag]}" for flag in flags if flag in MARKS)
 
 
-def flag_words(board: Board) -> str:
-    """What the marks beside names mean."""
-    flags = {flag for row in board.rows for flag in row.flags}
-    return "; ".join(f"{DAGGERS[f]} {f}" for f in DAGGERS if f in flags)
+def mark_words(rows: Sequence[Row], column: Column | None = None) -> str:
+    """What the marks beside the names of rows mean."""
+    flags = {flag for row in rows for flag in (row.flags_in(column) if column else row.flags)}
+    return "; ".join(f"{MARKS[f]} {f}" for f in MARKS if f in flags)
 
 
-def write_head(figure: Figure, title: str, rows: Sequence[Row], *, front: bool, columns: int) -> None:
-    """The title in one line, and under it the legend: in two lines where it has more than `columns` entries."""
-    width, height = figure.get_size_inches()
-    figure.text(0.14 / width, 1 - 0.16 / height, title, fontsize=12.5, fontweight="bold", va="top", color=st.INK[0])
-    families = sorted(
-        {row.info.family for row in rows}, key=lambda f: (FAMILIES.index(f) if f in FAMILIES else len(FAMILIES), f)
-    )
-    handles = [
-        Line2D(
-            [], [], linestyle="none", marker=st.look(f).marker, markersize=7, markerfacecolor=st.look(f).light,
-            markeredgecolor=st.PAPER[0], label=f,
-        )
-        for f in families
-    ]  # fmt: skip
-    if any(not row.competes for row in rows):
-        handles.append(
+def lines(text: str, size: float, width: float, weight: str = "normal") -> list[str]:
+    """Text of a size in points, broken between words into lines of at most `width` inches."""
+    found: list[str] = []
+    for word in text.split():
+        longer = f"{found[-1]} {word}" if found else word
+        if found and text_width(longer, size, weight) <= width:
+            found[-1] = longer
+        else:
+            found.append(word)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Inches."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    return float(TextPath((0, 0), text, prop=font).get_extents().width) / 72 if text.strip() else 0.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """The title of a figure and the legend under it, in as many lines as its width asks for. Sizes in inches."""
+
+    title: tuple[str, ...]
+    handles: tuple[Line2D, ...]
+    rows: int
+
+    @classmethod
+    def of(cls, width: float, title: str, rows: Sequence[Row], more: Sequence[Line2D] = (), hollow: str = "") -> Head:
+        """`more`: entries after the families; `hollow`: what a hollow marker says, where there is one."""
+        families = {row.info.family for row in rows}
+        place = {family: i for i, family in enumerate(FAMILIES)}
+        handles = [
             Line2D(
-                [], [], linestyle="none", marker="o", markersize=6.5, markerfacecolor=st.PAPER[0],
-                markeredgecolor=st.MUTED[0], markeredgewidth=1.4,
-                label="hollow: does not compete" if front else "hollow: needs training or simulated",
+                [], [], linestyle="none", marker=st.look(f).marker, markersize=st.look(f).size,
+                markerfacecolor=st.look(f).light, markeredgecolor=st.PAPER[0], label=f,
             )
+            for f in sorted(families, key=lambda f: (place.get(f, len(place)), f))
+        ]  # fmt: skip
+        if hollow:
+            handles.append(
+                Line2D(
+                    [], [], linestyle="none", marker="o", markersize=6.5, markerfacecolor=st.PAPER[0],
+                    markeredgecolor=st.MUTED[0], markeredgewidth=1.4, label=f"hollow: {hollow}",
+                )
+            )  # fmt: skip
+        handles += more
+        deep = 1
+        while deep < len(handles) and _legend_width([str(h.get_label()) for h in handles], deep) > width - 0.3:
+            deep += 1
+        return cls(tuple(lines(title, _TITLE, width - 0.3, "bold")), tuple(handles), deep)
+
+    @property
+    def height(self) -> float:
+        return 0.16 + _TITLE_LINE * len(self.title) + 0.06 + _LEGEND_LINE * self.rows + 0.12
+
+    def write(self, figure: Figure) -> None:
+        """Write it at the top of a figure."""
+        width, height = figure.get_size_inches()
+        figure.text(
+            0.14 / width, 1 - 0.16 / height, "\n".join(self.title), fontsize=_TITLE, fontweight="bold", va="top",
+            linespacing=1.25, color=st.INK[0],
         )  # fmt: skip
-    if front:
-        handles.append(Line2D([], [], color=st.FRONT[0], linewidth=1.4, label="Pareto front (bold names)"))
-        handles.append(
-            Line2D([], [], color=st.FRONT[0], linewidth=0.9, linestyle=(0, (1, 2.5)), label="dense attention")
-        )
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.02 / width, 1 - 0.44 / height), fontsize=9,
-        ncols=len(handles) if len(handles) <= columns else math.ceil(len(handles) / 2), handletextpad=0.35,
-        columnspacing=1.3, borderaxespad=0.1, labelcolor=st.MUTED[0],
-    )  # fmt: skip
+        top = 1 - (0.2 + _TITLE_LINE * len(self.title)) / height
+        figure.legend(
+            handles=self.handles, loc="upper left", bbox_to_anchor=(0.02 / width, top), fontsize=_LEGEND,
+            ncols=math.ceil(len(self.handles) / self.rows), handletextpad=0.35, columnspacing=1.3, borderaxespad=0.1,
+            labelcolor=st.MUTED[0],
+        )  # fmt: skip
 
 
-def write_foot(figure: Figure, words: str) -> None:
-    """One small line at the bottom."""
-    width, height = figure.get_size_inches()
-    figure.text(0.14 / width, 0.13 / height, words.strip(), fontsize=8, color=st.MUTED[0], va="bottom")
+def _legend_width(names: Sequence[str], rows: int) -> float:
+    """Inches of a legend of so many rows: matplotlib fills its columns one after the other."""
+    columns = np.array_split(names, math.ceil(len(names) / rows))
+    handle, between = 2.0 + 0.35, 1.3  # in ems: matplotlib's length of a handle, and what `write` asks for
+    text = sum(max(text_width(name, _LEGEND) for name in column) for column in columns)
+    return text + (handle * len(columns) + between * (len(columns) - 1)) * _LEGEND / 72
+
+
+@dataclass(frozen=True)
+class Foot:
+    """Small lines at the bottom: the model and the machine, and what marks and bars mean."""
+
+    text: tuple[str, ...]
+
+    @classmethod
+    def of(cls, width: float, board: Board, *sentences: str) -> Foot:
+        told = [f"{board.setting.model} on {board.setting.machine}", *(s.rstrip(".") for s in sentences if s)]
+        return cls(tuple(lines(f"{'. '.join(told)}.", _FOOT, width - 0.3)))
+
+    @property
+    def height(self) -> float:
+        return 0.2 + 0.15 * len(self.text)
+
+    def write(self, figure: Figure) -> None:
+        """Write it at the bottom of a figure."""
+        width, height = figure.get_size_inches()
+        figure.text(
+            0.14 / width, 0.1 / height, "\n".join(self.text), fontsize=_FOOT, color=st.MUTED[0], va="bottom",
+            linespacing=1.3,
+        )  # fmt: skip
 
 
 def inches(axes: Axes) -> Transform:

@@ -10,13 +10,15 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 
 from kvfrontier.analysis import frontier
 from kvfrontier.analysis import style as st
 from kvfrontier.analysis.figures import labels
-from kvfrontier.analysis.figures.drawing import FAR, Drawing, flag_words, inches, label, owner, write_foot, write_head
-from kvfrontier.analysis.figures.scales import Kind, amount, byte_axis, quality_axis
+from kvfrontier.analysis.figures.drawing import FAR, Drawing, Foot, Head, inches, label, mark_words, owner
+from kvfrontier.analysis.figures.scales import Kind, quality_axis, size_axis
 from kvfrontier.analysis.rows import Board, Column, Row
+from kvfrontier.runners.record import Score
 
 QUALITY = {
     "agreement": "top-1 agreement with dense attention",
@@ -26,20 +28,30 @@ QUALITY = {
     "accuracy": "accuracy (exact match)",
     "recall": "recall",
 }
-_BYTES = {"live": "live state after decoding", "share16": "share of dense attention's state, both at 16 bits"}
+#: What the x-axis of a front can be, the usual one first.
+KINDS: dict[Kind, str] = {"share": "share of state", "bytes": "bytes of state"}
+_SIZES: dict[Kind, str] = {
+    "share": "state at seal, of dense attention's, both at 16 bits (log scale)",
+    "bytes": "state when the last token was scored, as run (log scale)",
+}
+_DOTTED = (0, (1, 2.5))
+
+
+def score_words(column: Column) -> str:
+    """What a score is, with its unit: "KL divergence from dense attention (nats)"."""
+    return QUALITY.get(column.score, column.score) + (f" ({column.unit})" if column.unit else "")
 
 
 def quality_words(column: Column) -> str:
-    """The axis of a column: "needle: accuracy (exact match)"."""
-    what = QUALITY.get(column.score, column.score)
-    unit = f" ({column.unit})" if column.unit else ""
+    """A score with its task, unless that is the one of perplexity: "needle: accuracy (exact match)"."""
     aware = ", query-aware" if column.query_aware else ""
-    return f"{what}{unit}" if column.task == "perplexity" and not aware else f"{column.title}{aware}: {what}{unit}"
+    plain = column.task == "perplexity" and column.title == column.task and not aware
+    return score_words(column) if plain else f"{column.title}{aware}: {score_words(column)}"
 
 
 def fronts(board: Board, least: int) -> list[Column]:
     """The scores of which a front can be drawn: the primary ones that at least `least` methods have somewhere."""
-    return [column for column in board.headlines if drawable(board, column, "live", least)]
+    return [c for c in board.headlines if any(drawable(board, c, kind, least) for kind in KINDS)]
 
 
 def drawable(board: Board, column: Column, kind: Kind, least: int) -> bool:
@@ -48,38 +60,71 @@ def drawable(board: Board, column: Column, kind: Kind, least: int) -> bool:
     return any(len(plotted(board.at(c), column, kind)) >= enough for c in board.contexts)
 
 
-def frontier_figure(board: Board, column: Column, kind: Kind = "live") -> Drawing:
+def plotted(rows: Sequence[Row], column: Column, kind: Kind) -> list[Row]:
+    """Rows with both a finite score and a size."""
+    return [spot.row for row in rows if (spot := _spot(row, column, kind))]
+
+
+def frontier_figure(board: Board, column: Column, kind: Kind = "share") -> Drawing:
     """One panel a context that has this score, all on the same axes; families in one legend."""
     limits = _Limits.of(board, column, kind)
     across = min(len(limits.contexts), 3)
     down = math.ceil(len(limits.contexts) / across)
     width = {1: 8.2, 2: 10.2, 3: 14.4}[across]
-    head, foot, left = 0.74 + 0.22 * (across < 3), 0.36, 0.62
-    height = st.PANEL[1] * down + head + foot
+    quality = quality_words(column)
+    title = f"{quality[0].upper()}{quality[1:]} against {KINDS[kind]}"
+    rows = [row for context in limits.contexts for row in plotted(board.at(context), column, kind)]
+    head = Head.of(width, title, rows, _entries(rows, column, kind), _hollow(rows))
+    foot = Foot.of(width, board, _interval_words(rows, column), _fallback(rows, column), mark_words(rows, column))
+    left = 0.62
+    height = st.PANEL[1] * down + head.height + foot.height
     figure = st.figure(width, height)
-    cell_width, cell_height = (width - left - 0.1) / across, (height - head - foot) / down
+    cell_width, cell_height = (width - left - 0.1) / across, (height - head.height - foot.height) / down
     tips: dict[str, str] = {}
     words = []
     for i, context in enumerate(limits.contexts):
         x = left + (i % across) * cell_width
-        y = height - head - (i // across + 1) * cell_height
-        box = (x / width, (y + 0.46) / height, (cell_width - 0.32) / width, (cell_height - 0.82) / height)
+        y = height - head.height - (i // across + 1) * cell_height
+        box = (x / width, (y + 0.5) / height, (cell_width - 0.32) / width, (cell_height - 0.82) / height)
         shown = _draw_front(figure.add_axes(box), board, column, kind, context, limits, first=i % across == 0)
         tips |= shown.tips
         words.append(shown.words)
-    quality = quality_words(column)
-    title = f"{quality[0].upper()}{quality[1:]} against {'state bytes' if kind == 'live' else 'share of state'}"
-    rows = [r for c in limits.contexts for r in board.at(c)]
-    write_head(figure, f"{title}: {board.setting.model}", rows, front=True, columns={1: 5, 2: 6, 3: 10}[across])
-    write_foot(figure, f"{board.setting.machine}. {_interval_words(board, column)} {flag_words(board)}")
+    head.write(figure)
+    foot.write(figure)
     return Drawing(figure, " ".join(words), tips)
 
 
-def frontier_panel(board: Board, column: Column, context: int, kind: Kind = "live") -> Drawing:
+def frontier_panel(board: Board, column: Column, context: int, kind: Kind = "share") -> Drawing:
     """One context alone, without legend, for a page that has one."""
     width, height = 4.3, 4.15
     axes = st.figure(width, height).add_axes((0.62 / width, 0.5 / height, 1 - 0.78 / width, 1 - 0.86 / height))
     return _draw_front(axes, board, column, kind, context, _Limits.of(board, column, kind), first=True)
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a row stands: its size, and to what it had grown when the last token was scored; its score. `aside`: a
+    text, not a cache, whose size does not stretch the axis."""
+
+    row: Row
+    x: float
+    grown: float
+    score: Score
+    aside: bool
+
+    @property
+    def y(self) -> float:
+        return self.score.value
+
+
+def _spot(row: Row, column: Column, kind: Kind) -> _Spot | None:
+    score, held = row.score(column), row.held(column)
+    size = held.share if kind == "share" else held.final
+    if score is None or not math.isfinite(score.value) or not size:
+        return None
+    aside = row.uncached or (kind == "share" and row.external)
+    grown = size * (row.grew(column) or 1) if kind == "share" and not aside else size
+    return _Spot(row, float(size), float(grown), score, aside)
 
 
 @dataclass(frozen=True)
@@ -93,92 +138,100 @@ class _Limits:
 
     @classmethod
     def of(cls, board: Board, column: Column, kind: Kind) -> _Limits:
-        rows = [row for c in board.contexts for row in plotted(board.at(c), column, kind)]
-        if not rows:
-            raise ValueError(f"nothing has both {column.name} and bytes; there is no front to draw")
-        sizes = [_float(_size(row, kind)) for row in rows if not row.uncached]
-        sizes = sizes or [_float(_size(row, kind)) for row in rows]
-        return cls(sorted({r.context for r in rows}), min(sizes), max(sizes), _quality_limits(rows, column))
-
-
-def plotted(rows: Sequence[Row], column: Column, kind: Kind) -> list[Row]:
-    """Rows with both a finite score and a size."""
-    found = []
-    for row in rows:
-        score, size = row.score(column), _size(row, kind)
-        if score is not None and math.isfinite(score.value) and size:
-            found.append(row)
-    return found
-
-
-def _size(row: Row, kind: Kind) -> float | None:
-    return row.live if kind == "live" else row.memory.share16
+        spots = [spot for row in board.rows if (spot := _spot(row, column, kind))]
+        if not spots:
+            raise ValueError(f"nothing has both {column.name} and a size of state; there is no front to draw")
+        sized = [spot for spot in spots if not spot.aside] or spots
+        low, high = min(s.x for s in sized), max(s.grown for s in sized)
+        contexts = sorted({spot.row.context for spot in spots})
+        return cls(contexts, low, high, _quality_limits([spot.score for spot in spots], column))
 
 
 def _draw_front(
     axes: Axes, board: Board, column: Column, kind: Kind, context: int, limits: _Limits, *, first: bool
 ) -> Drawing:
-    rows = plotted(board.at(context), column, kind)
+    spots = [spot for row in board.at(context) if (spot := _spot(row, column, kind))]
     verdicts = frontier.verdicts(board.at(context), column, kind)
-    at = {row.method: (_float(_size(row, kind)), score.value) for row in rows if (score := row.score(column))}
-    far = {r.method for r in rows if r.uncached and at[r.method][0] * FAR < limits.low}
+    far = {s.row.method for s in spots if s.aside and s.x * FAR < limits.low}
     reach = limits.high / limits.low
     left, right = limits.low / reach**0.06 / (1.5 if far else 1.15), limits.high * reach**0.07 * 1.15
     axes.set_xscale("log")
     axes.set_xlim(left, right)
     quality_axis(axes, limits.quality)
-    byte_axis(axes, kind, "x")
+    size_axis(axes.xaxis, kind)
     axes.set_title(f"{context:,} tokens of context")
-    axes.set_xlabel(f"{_BYTES[kind]}{' (log scale)' if kind == 'live' else ' (log)'}")
+    axes.set_xlabel(_SIZES[kind])
     if first:
-        note = "" if column.higher_is_better else " (axis reversed: up is better)"
-        axes.set_ylabel(quality_words(column) + note)
+        axes.set_ylabel(score_words(column) + ("" if column.higher_is_better else " (axis reversed: up is better)"))
 
     # Dense is the reference: how good it is, and how large.
-    crossed = [at[row.method] for row in rows if row.info.family == "baseline" and not row.uncached]
+    crossed = [(s.x, s.y) for s in spots if s.row.info.family == "baseline" and not s.row.uncached]
     for x, y in crossed:
-        axes.axhline(y, color=st.FRONT[0], linewidth=0.8, linestyle=(0, (1, 2.5)), zorder=1)
-        axes.axvline(x, color=st.FRONT[0], linewidth=0.8, linestyle=(0, (1, 2.5)), zorder=1)
+        axes.axhline(y, color=st.FRONT[0], linewidth=0.8, linestyle=_DOTTED, zorder=1)
+        axes.axvline(x, color=st.FRONT[0], linewidth=0.8, linestyle=_DOTTED, zorder=1)
 
-    best = sorted((m for m in at if verdicts[m].standing == "front"), key=lambda m: at[m])
-    stairs = _stairs([at[m] for m in best], right)
+    best = sorted((s for s in spots if verdicts[s.row.method].standing == "front"), key=lambda s: (s.x, s.y))
+    stairs = _stairs([(s.x, s.y) for s in best], right)
     if stairs:
         xs, ys = zip(*stairs, strict=True)
         axes.plot(xs, ys, color=st.FRONT[0], linewidth=1.4, zorder=2, solid_joinstyle="round")
         axes.fill_between(xs, ys, limits.quality[0], color=st.FRONT[0], alpha=0.07, linewidth=0, zorder=0.5)
 
-    tips, names = {}, []
-    for row in rows:
-        look = st.look(row.info.family)
-        x, y = at[row.method]
-        x = left * (right / left) ** 0.022 if row.method in far else x
-        score = row.score(column)
-        if score and score.low is not None and score.high is not None:
+    tips, names, bars = {}, [], []
+    for spot in spots:
+        row, score, look = spot.row, spot.score, st.look(spot.row.info.family)
+        is_far = row.method in far
+        x = left * (right / left) ** 0.022 if is_far else spot.x
+        if score.low is not None and score.high is not None:
+            bars.append(((x, score.low), (x, score.high)))
             axes.plot(
                 [x, x], [score.low, score.high], color=look.light, alpha=0.45, linewidth=1.3, zorder=3, clip_on=False
             )
+        if spot.grown > spot.x:
+            bars += [((x, spot.y), (spot.grown, spot.y)), ((spot.grown, spot.y), (spot.grown, spot.y))]
+            axes.plot([x, spot.grown], [spot.y] * 2, color=look.light, alpha=0.45, linewidth=1.1, zorder=3)
+            axes.plot([spot.grown], [spot.y], color=look.light, alpha=0.6, marker=">", markersize=3.4, zorder=3)
         hollow = not row.competes
         gid = f"p-{context}-{len(names)}-{kind}"
         axes.plot(
-            [x], [y], gid=gid, linestyle="none", zorder=5, clip_on=False,
-            marker="<" if row.method in far else look.marker, markersize=7.2 if look.marker != "D" else 6.2,
+            [x], [spot.y], gid=gid, linestyle="none", zorder=5 + (row.info.family == "baseline"), clip_on=False,
+            marker="<" if is_far else look.marker, markersize=look.size,
             markerfacecolor=st.PAPER[0] if hollow else look.light,
             markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.5 if hollow else 0.8,
         )  # fmt: skip
         tips[gid] = _tip(row, column, verdicts[row.method].words)
-        text = label(row) + (f", {amount(_float(_size(row, kind)), kind)}" if row.method in far else "")
-        names.append((x, y, text, row.method in best))
-    bars = [
-        ((at[row.method][0], score.low), (at[row.method][0], score.high))
-        for row in rows
-        if row.method not in far and (score := row.score(column)) and score.low is not None and score.high is not None
-    ]
+        about = "" if row.held(column).own else "≈"
+        size = st.percent(spot.x) if kind == "share" else st.size(spot.x)
+        text = label(row, column) + (f", {about}{size}" if is_far else about and f" {about}")
+        names.append((x, spot.y, text, spot in best))
     bottom, top = limits.quality
-    lines = [line for x, y in crossed for line in (((left, y), (right, y)), ((x, bottom), (x, top)))]
-    _write_labels(axes, names, [*bars, *lines, *pairwise(stairs)])
-    named = ", ".join(best)
-    words = f"At {context:,} tokens: {len(rows)} methods; on the Pareto front {named or 'none'}."
+    cross = [line for x, y in crossed for line in (((left, y), (right, y)), ((x, bottom), (x, top)))]
+    _write_labels(axes, names, [*bars, *cross, *pairwise(stairs)])
+    named = ", ".join(s.row.method for s in best)
+    words = f"At {context:,} tokens: {len(spots)} methods; on the Pareto front {named or 'none'}."
     return Drawing(owner(axes), words, tips)
+
+
+def _entries(rows: Sequence[Row], column: Column, kind: Kind) -> list[Line2D]:
+    """What a legend says besides the families."""
+    front = Line2D([], [], color=st.FRONT[0], linewidth=1.4, label="Pareto front (bold names)")
+    dense = Line2D([], [], color=st.FRONT[0], linewidth=0.9, linestyle=_DOTTED, label="dense attention")
+    grown = Line2D(
+        [], [], color=st.MUTED[0], alpha=0.7, linewidth=1.1, marker=">", markersize=3.4, markevery=[1],
+        label="grew to this while scored",
+    )  # fmt: skip
+    return [front, dense, *([grown] if kind == "share" and any(row.grew(column) for row in rows) else [])]
+
+
+def _hollow(rows: Sequence[Row]) -> str:
+    return "does not compete" if any(not row.competes for row in rows) else ""
+
+
+def _fallback(rows: Sequence[Row], column: Column) -> str:
+    """What ≈ beside a name means, where one has it."""
+    if all(row.held(column).own for row in rows):
+        return ""
+    return "≈ size of the memory pass, whose prompt is longer than the task's"
 
 
 def _stairs(best: list[tuple[float, float]], right: float) -> list[tuple[float, float]]:
@@ -228,14 +281,10 @@ def _write_labels(
         )  # fmt: skip
 
 
-def _quality_limits(rows: Sequence[Row], column: Column) -> tuple[float, float]:
+def _quality_limits(scores: Sequence[Score], column: Column) -> tuple[float, float]:
     """(bottom, top) so that up is better and intervals fit; the same in every panel. A log scale where bottom and top
-    are positive and far apart is for `_quality_axis` to choose."""
-    values = []
-    for row in rows:
-        score = row.score(column)
-        if score:
-            values += [v for v in (score.value, score.low, score.high) if v is not None and math.isfinite(v)]
+    are positive and far apart is for `quality_axis` to choose."""
+    values = [v for s in scores for v in (s.value, s.low, s.high) if v is not None and math.isfinite(v)]
     low, high = min(values), max(values)
     if column.higher_is_better:
         room = 0.05 * ((high - low) or abs(high) or 1)
@@ -247,28 +296,25 @@ def _quality_limits(rows: Sequence[Row], column: Column) -> tuple[float, float]:
     return high + room, low - room
 
 
-def _interval_words(board: Board, column: Column) -> str:
-    kinds = {s.interval for r in board.rows if (s := r.score(column))}
-    if kinds == {"none"}:
-        return ""
+def _interval_words(rows: Sequence[Row], column: Column) -> str:
+    kinds = {s.interval for row in rows if (s := row.score(column))} - {"none"}
     names = {"wilson": "Wilson", "bootstrap": "bootstrap"}
-    return f"Bars: 95% intervals ({', '.join(names[k] for k in sorted(kinds - {'none'}))})."
+    return f"Bars: 95% intervals ({', '.join(names[k] for k in sorted(kinds))})" if kinds else ""
 
 
 def _tip(row: Row, column: Column, verdict: str) -> str:
-    score = row.score(column)
-    parts = [row.method + (f" ({', '.join(row.flags)})" if row.flags else "")]
+    score, held, grew = row.score(column), row.held(column), row.grew(column)
+    flags = row.flags_in(column)
+    parts = [row.method + (f" ({', '.join(flags)})" if flags else "")]
     if score:
         between = "" if score.low is None else f" [{st.number(score.low)}, {st.number(score.high)}]"
         parts.append(f"{QUALITY.get(column.score, column.score)} {st.number(score.value)}{between}, n = {score.n}")
-    share = row.memory.share16
-    parts.append(f"live {st.size(row.live)}" + (f", {share:.1%} of dense at 16 bits" if share is not None else ""))
+    where = "" if held.own else " in the memory pass"
+    if held.share is not None:
+        parts.append(f"{st.percent(held.share)} of dense at seal, 16 bits{where}")
+    if held.final is not None:
+        more = f", grown {st.growth(grew)}" if grew else ""
+        parts.append(f"{st.size(held.final)} when scored, as run{where}{more}")
     if row.seconds_per_token is not None:
-        parts.append(f"{st.seconds(row.seconds_per_token)} a token")
+        parts.append(f"decode {st.seconds(row.seconds_per_token)} a token")
     return "\n".join([*parts, verdict])
-
-
-def _float(value: float | None) -> float:
-    if value is None:
-        raise ValueError("a point without a value was to be drawn")
-    return float(value)

@@ -70,20 +70,19 @@ def picture(drawing: figures.Drawing, kind: str) -> bytes:
 
 
 def _drawings(board: Board) -> list[tuple[str, str, figures.Drawing]]:
-    """(name, title, drawing): the front by the main score, by share at 16 bits, by the other tasks' primary scores,
-    then time and bytes against context."""
+    """(name, title, drawing): the front of the main score by share and by bytes, the fronts of the other tasks' primary
+    scores, then time and bytes against context."""
     found: list[tuple[str, str, figures.Drawing]] = []
     for i, column in enumerate(figures.fronts(board, _LEAST)):
-        name = "frontier" if i == 0 else f"frontier_{_slug(column.name)}"
-        title = board.short(column)
-        found.append((name, f"{title} against live bytes", figures.frontier_figure(board, column)))
-        if i == 0 and figures.drawable(board, column, "share16", _LEAST):
-            drawing = figures.frontier_figure(board, column, "share16")
-            found.append(("frontier_share16", f"{title} against share of dense at 16 bits", drawing))
+        kinds: list[figures.Kind] = [kind for kind in figures.KINDS if figures.drawable(board, column, kind, _LEAST)]
+        for j, kind in enumerate(kinds if i == 0 else kinds[:1]):
+            name = ("frontier" if i == 0 else f"frontier_{_slug(column.name)}") + (f"_{kind}" if j else "")
+            title = f"{board.short(column)} against {figures.KINDS[kind]}"
+            found.append((name, title, figures.frontier_figure(board, column, kind)))
     if any(row.seconds_per_token is not None for row in board.rows):
-        found.append(("decode_time", "Decode time against context", figures.decode_time(board)))
+        found.append(("decode_time", "decode time against context", figures.decode_time(board)))
     if any(row.live for row in board.rows):
-        found.append(("state_bytes", "Live bytes against context", figures.state_bytes(board)))
+        found.append(("state_bytes", "live bytes against context", figures.state_bytes(board)))
     return found
 
 

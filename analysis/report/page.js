@@ -13,7 +13,8 @@
 
   // Which score, and which bytes, the fronts show.
   for (const section of all("[data-tabs]")) {
-    const chosen = { front: "0", kind: "live" };
+    const pressed = all(".switch button[aria-pressed=true]", section);
+    const chosen = { front: "0", ...Object.fromEntries(pressed.map((b) => [b.dataset.axis, b.dataset.to])) };
     for (const button of all(".switch button", section)) {
       button.addEventListener("click", () => {
         press(button);

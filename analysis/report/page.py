@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -46,6 +47,7 @@ def render(found: Sequence[tuple[Board, tables.Standings]], source: str, walls: 
         script=Markup((_HERE / "page.js").read_text()),
         source=source,
         n_records=sum(len(b.records) for b, _ in found) + sum(len(wall.methods) for wall in walls),
+        flag_words=tables.FLAG_WORDS,
         markers=_MARKERS,
         looks=sorted(style.LOOKS),
         look=style.look,
@@ -56,7 +58,7 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
     """All that the template shows of one board."""
     fields = tables.fields(board, standings)
     columns = figures.fronts(board, _LEAST)
-    flags = [flag for flag in ("needs training", "simulated", "query-aware", "not matched") if _has_flag(board, flag)]
+    shown = {flag for row in board.rows for column in columns for flag in row.flags_in(column)}
     return {
         "id": f"b{number + 1}",
         "board": board,
@@ -66,10 +68,13 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
             key=lambda f: (FAMILIES.index(f) if f in FAMILIES else len(FAMILIES), f),
         ),
         "hollow": any(not row.competes for row in board.rows),
-        "flags": flags,
+        "marks": {flag: mark for flag, mark in figures.MARKS.items() if flag in shown},
+        "grown": any(row.grew(column) for row in board.rows for column in columns),
+        "older": any(row.score(column) and not row.held(column).own for row in board.rows for column in columns),
         "fronts": [_front(number, i, board, column, standings) for i, column in enumerate(columns)],
         "fields": fields,
         "groups": _groups(fields),
+        "explained": tables.explained(fields),
         "rows": [(row, [field.read(row) for field in fields]) for row in board.rows],
         "pareto": _pareto(board, standings),
         "cost_titles": list(tables.COST_TITLES.values()),
@@ -82,19 +87,16 @@ def _view(number: int, board: Board, standings: tables.Standings) -> dict[str, A
 
 
 def _front(number: int, i: int, board: Board, column: Any, standings: tables.Standings) -> dict[str, Any]:
-    """The panels of one score, by live bytes and by share at 16 bits, with a sentence for each context."""
+    """The panels of one score, by share and by bytes, with a sentence for each context."""
     kinds = []
-    titles: dict[figures.Kind, str] = {"live": "live bytes", "share16": "share of dense at 16 bits"}
-    for kind, title in titles.items():
-        if not figures.drawable(board, column, kind, _LEAST):
-            continue
+    for kind, title in figures.KINDS.items():
         panels = []
         for context in board.contexts:
             rows = figures.plotted(board.at(context), column, kind)
             if rows:
                 drawing = figures.frontier_panel(board, column, context, kind)
                 standing = standings.get((column.name, context))
-                words = standing.words if standing and kind == "live" else ""
+                words = standing.words if standing and kind == "share" else ""
                 panels.append((context, svg(drawing, f"b{number}f{i}{kind}{context}"), words))
         kinds.append((kind, title, panels))
     return {"column": column, "words": figures.quality_words(column), "kinds": kinds}
@@ -104,7 +106,7 @@ def _line_figures(number: int, board: Board) -> list[tuple[str, str, Markup]]:
     found = []
     if any(row.seconds_per_token is not None for row in board.rows):
         words = "Median time of one decoded token; bars are quartiles. A flat line is a state that stopped growing."
-        found.append(("Decode time", words, svg(figures.decode_time(board, page=True), f"b{number}time")))
+        found.append(("Decode", words, svg(figures.decode_time(board, page=True), f"b{number}time")))
     if any(row.live for row in board.rows):
         words = "Live bytes of the state after decoding, payload and slack."
         found.append(("State", words, svg(figures.state_bytes(board, page=True), f"b{number}bytes")))
@@ -128,24 +130,15 @@ def _pareto(board: Board, standings: tables.Standings) -> list[tuple[int, Standi
     return found
 
 
-def _groups(fields: Sequence[tables.Field]) -> list[tuple[str, int]]:
-    """Neighbouring fields of one group -> (group, how many)."""
-    found: list[tuple[str, int]] = []
-    for field in fields:
-        if found and found[-1][0] == field.group:
-            found[-1] = (field.group, found[-1][1] + 1)
-        else:
-            found.append((field.group, 1))
-    return found
+def _groups(fields: Sequence[tables.Field]) -> list[tuple[str, int, tuple[str, ...]]]:
+    """Neighbouring fields of one group -> (group, how many, the flags of all)."""
+    found = [(group, list(members)) for group, members in itertools.groupby(fields, key=lambda f: f.group)]
+    return [(group, len(members), members[0].flags) for group, members in found]
 
 
 def _breakable(text: str) -> Markup:
     """Escaped text that may break after = and _."""
     return Markup(re.sub(r"([=_])", r"\1<wbr>", str(escape(text))))
-
-
-def _has_flag(board: Board, flag: str) -> bool:
-    return any(flag in row.flags for row in board.rows) or any(flag in column.flags for column in board.columns)
 
 
 # Figures inside the page

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from kvfrontier.analysis import frontier
 from kvfrontier.analysis.frontier import Cost, Verdict
 from kvfrontier.analysis.rows import Board, Column, Row
-from kvfrontier.analysis.style import number, seconds, size
+from kvfrontier.analysis.style import number, percent, seconds
 
-COSTS: tuple[Cost, ...] = ("live", "share16", "live and time")
+COSTS: tuple[Cost, ...] = ("share", "share and time", "bytes")
 
 
 @dataclass(frozen=True)
@@ -40,43 +40,45 @@ def _standing(rows: list[Row], column: Column, context: int) -> Standing:
     verdicts: dict[Cost, Mapping[str, Verdict]] = {
         cost: frontier.judge(frontier.points(rows, column, cost), comparison.better) for cost in COSTS
     }
-    return Standing(context, column, verdicts, comparison.ranks(), _words(rows, column, comparison, verdicts["live"]))
+    return Standing(context, column, verdicts, comparison.ranks(), _words(rows, column, comparison, verdicts["share"]))
 
 
 def _words(rows: list[Row], column: Column, comparison: frontier.Comparison, verdicts: Mapping[str, Verdict]) -> str:
-    """What the front says, as one would tell it."""
-    by_name = {row.method: row for row in rows}
-    best = sorted((m for m, v in verdicts.items() if v.standing == "front"), key=lambda m: by_name[m].live or 0)
-    if not best:
-        return "No method that competes has both a score and bytes here."
-
-    scores = {score.value for row in rows if (score := row.score(column))}
-    if len(rows) > 1 and len(scores) == 1:
-        return f"Every method scores {number(scores.pop())} here, so this score does not tell them apart."
+    """What the front by share says, as one would tell it."""
+    scores = {row.method: score.value for row in rows if (score := row.score(column))}
+    shares = {row.method: row.held(column).share for row in rows if row.method in scores}
+    best = sorted((m for m, v in verdicts.items() if v.standing == "front"), key=lambda m: shares[m] or 0)
 
     def told(name: str) -> str:
-        row = by_name[name]
-        score = row.score(column)
         doubt = ", within noise" if verdicts[name].within_noise else ""
-        return f"{name} ({size(row.live)}, {number(score.value if score else None)}{doubt})"
+        return f"{name} ({percent(shares[name])}, {number(scores[name])}{doubt})"
 
+    if len(scores) == 1:
+        ((only, value),) = scores.items()
+        return f"{only} alone has this score here: {number(value)}."
+    if len(set(scores.values())) == 1:
+        same = number(next(iter(scores.values())))
+        return f"All {len(scores)} methods score {same} here, so this score does not tell them apart."
+    if not best:
+        return "No method that competes has both a score and a share here."
     words = f"On the front, smallest first: {', '.join(map(told, best))}."
-    dense = next((r for r in rows if r.info.family == "baseline" and not r.uncached and r.score(column)), None)
-    if dense is None or not dense.live:
+    dense = next((r for r in rows if r.info.family == "baseline" and not r.uncached and r.method in scores), None)
+    whole = dense and shares[dense.method]
+    if dense is None or not whole:
         return words
     equal = [
-        r for r in rows
-        if r.competes and r.live and r.live < dense.live and r.score(column)
-        and comparison.better(dense.method, r.method) is False
+        row for row in rows
+        if row.method in scores and row.competes and not row.external
+        and (share := shares[row.method]) is not None and share < whole
+        and comparison.better(dense.method, row.method) is False
     ]  # fmt: skip
     if not equal:
         return f"{words} Every smaller state loses to {dense.method} beyond noise."
-    least = min(equal, key=lambda r: (r.live or 0, r.method))
-    share = (least.live or 0) / dense.live
+    least = min(equal, key=lambda r: (shares[r.method] or 0, r.method))
     pace = ""
     if least.seconds_per_token and dense.seconds_per_token:
         pace = f", at {seconds(least.seconds_per_token)} a token against {seconds(dense.seconds_per_token)}"
     return (
         f"{words} The smallest state that is not significantly worse than {dense.method} is {least.method}: "
-        f"{share:.0%} of its bytes{pace}."
+        f"{percent(shares[least.method])} of dense attention's{pace}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -12,9 +12,21 @@ from kvfrontier.analysis.flat import table
 from kvfrontier.analysis.frontier import Cost
 from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import STATUS_WORDS, Board, Column, Row
-from kvfrontier.analysis.style import number, seconds, size
+from kvfrontier.analysis.style import growth, number, percent, seconds, size
+from kvfrontier.runners.record import Quartiles
 
 DASH = "\N{EN DASH}"
+#: What each of rows.FLAGS says.
+FLAG_WORDS = {
+    "needs training": "The model was not trained with this method and cannot use it; its quality is that of a method "
+    "that has had no training.",
+    "simulated": "The method only masks what it would have dropped; it saves nothing here.",
+    "query-aware": "The question was part of what was compressed, so a method that looks at queries knew what would be "
+    "asked.",
+    "not matched": "A budget was asked for, and the method has no setting that changes its size: it is shown at its "
+    "own.",
+    "bounded": "Its state stops growing, however much is decoded after the prompt; of others, that comes on top.",
+}
 Standings = Mapping[tuple[str, int], Standing]
 
 
@@ -31,15 +43,23 @@ class Value:
 
 @dataclass(frozen=True)
 class Field:
-    """A column: its group and title, what it means, and how it is read off a row."""
+    """A column: its group and title, what it means, what its second line is, and how it is read off a row."""
 
     group: str
     title: str
     help: str
     read: Callable[[Row], Value]
+    small: str = ""
     flags: tuple[str, ...] = ()
     #: Whether less is better, for which way a click sorts first.
     rising: bool = True
+    #: A group whose titles say nothing without it.
+    named_by_group: bool = False
+
+    @property
+    def name(self) -> str:
+        """The title where no group stands above it."""
+        return f"{self.group}: {self.title}" if self.named_by_group else self.title
 
 
 def fields(board: Board, standings: Standings) -> list[Field]:
@@ -50,38 +70,17 @@ def fields(board: Board, standings: Standings) -> list[Field]:
         main = headlines[0]
         found.append(
             Field(
-                "Front",
+                "",
                 "front",
-                f"Whether no other method has at least this {board.short(main)} in no more live bytes. ● on the "
+                f"Whether no other method has at least this {board.short(main)} in no larger share of state. ● on the "
                 "front; ◐ on it, but a smaller method is worse by no more than noise; a dash where another method is "
-                "at least as good and no larger. Methods that need training, only simulate their saving or cache "
-                "nothing do not compete (blank).",
+                "at least as good and no larger. Methods that need training, only simulate their saving, cache "
+                "nothing or keep text do not compete (blank).",
                 lambda row: _front(standings, main, row),
             )
         )
-    for column in board.ordered:
-        flags = column.flags
-        if column.primary:
-            found.append(
-                Field(
-                    "Quality",
-                    f"rank by {board.short(column)}",
-                    f"1 + the number of methods that are significantly better in {board.short(column)} at this "
-                    "context: paired bootstrap, 95%, on the same samples.",
-                    lambda row, column=column: _rank(standings, column, row),
-                    flags,
-                )
-            )
-        found.append(
-            Field(
-                "Quality",
-                board.short(column),
-                _explain(column),
-                lambda row, column=column: score_value(row, column),
-                flags,
-                rising=not column.higher_is_better,
-            )
-        )
+    for task_hash in dict.fromkeys(column.task_hash for column in board.ordered):
+        found += _of_task(board, standings, [c for c in board.ordered if c.task_hash == task_hash])
     largest: dict[int, int] = {}
     for row in board.rows:
         largest[row.context] = max(largest.get(row.context, 0), row.live or 0)
@@ -91,24 +90,24 @@ def fields(board: Board, standings: Standings) -> list[Field]:
         Field("State bytes", "analytic", "What its closed form predicts after decoding, payload and slack. Tests "
               "demand that it equals live.", lambda r: _bytes(r, r.analytic)),
         Field("State bytes", "live", "What the state's tensors held after decoding, in the precision of the run: "
-              "payload and slack (allocated, unused). The small number is the slack.",
-              lambda r: _bytes(r, r.live, _slack(r), bar=(r.live or 0) / (largest[r.context] or 1))),
-        Field("State bytes", "share of dense, 16 bits", "The state at the end of the prompt, as if stored at 16 bits, "
-              "over dense attention's at 16 bits. Quantization looks twice as good in a 32-bit run; here it does not.",
-              lambda r: _share(r)),
-        Field("State bytes", "read a token", "Bytes of state touched for each decoded token, all layers, one sequence; "
+              "payload and slack.",
+              lambda r: _bytes(r, r.live, _slack(r), bar=(r.live or 0) / (largest[r.context] or 1)),
+              small="the slack (allocated, unused)"),
+        Field("State bytes", "bytes read", "Bytes of state touched for each decoded token, all layers, one sequence; "
               "weights not counted.", lambda r: _bytes(r, r.memory.bytes_read)),
         Field("Peak bytes", "peak", "The most that tensors held at once, weights and state included, over prefill and "
               "decode.", lambda r: _bytes(r, r.memory.peak)),
-        Field("Peak bytes", "prefill, less weights", "The peak while the prompt was read, without the weights.",
+        Field("Peak bytes", "prefill peak", "The peak while the prompt was read, without the weights.",
               lambda r: _bytes(r, r.over_weights(r.memory.prefill_peak))),
-        Field("Peak bytes", "decode, less weights", "The peak while tokens were decoded, without the weights.",
+        Field("Peak bytes", "decode peak", "The peak while tokens were decoded, without the weights.",
               lambda r: _bytes(r, r.over_weights(r.memory.decode_peak))),
-        Field("Time", "first token", "Time to first token: all chunks of the prompt, the compression at its end, and "
-              "the first logits. Median; the small numbers are the quartiles.", lambda r: _prefill(r)),
-        Field("Time", "a decoded token", "Median time of one decoding step; the small numbers are the quartiles.",
-              lambda r: _decode(r)),
+        Field("Time", "TTFT", "Time to first token: all chunks of the prompt, the compression at its end, and the "
+              "first logits. Median.", lambda r: _seconds(r, r.time.prefill), small="the quartiles"),
+        Field("Time", "decode", "Time of one decoded token, of the whole batch. Median.",
+              lambda r: _seconds(r, r.time.decode), small="the quartiles"),
         Field("Time", "tokens/s", "Decoded tokens a second, over the whole batch.", lambda r: _speed(r), rising=False),
+        Field("Time", "MBU", "Model-bandwidth utilisation: (weights + batch times bytes read) / decode / the bandwidth "
+              "that was measured on this device.", lambda r: _mbu(r), rising=False),
     ]  # fmt: skip
     if any(row.largest_batch for row in board.rows):
         found.append(
@@ -116,6 +115,61 @@ def fields(board: Board, standings: Standings) -> list[Field]:
                   "that fits in memory, each try in a process of its own; in brackets that batch, and what the process "
                   "might take.", lambda r: _throughput(r), rising=False)
         )  # fmt: skip
+    return found
+
+
+def explained(columns: Sequence[Field]) -> list[Field]:
+    """The columns that need explaining, each once: those that every task has mean the same under each."""
+    known: dict[tuple[str, str], Field] = {}
+    for field in columns:
+        found = known.setdefault((field.title, field.help), field)
+        if found.group != field.group:
+            known[field.title, field.help] = replace(found, group="", named_by_group=False)
+    return list(known.values())
+
+
+def _of_task(board: Board, standings: Standings, columns: Sequence[Column]) -> list[Field]:
+    """The columns of one task: rank by its primary score, its scores, and the share of state that gave them."""
+    first = columns[0]
+    found = []
+    for column in columns:
+        if column.primary:
+            found.append(
+                Field(
+                    first.title,
+                    "rank",
+                    "1 + the number of methods that are significantly better in the task's main score at this context: "
+                    "paired bootstrap, 95%, on the same samples.",
+                    lambda row, column=column: _rank(standings, column, row),
+                    flags=column.flags,
+                    named_by_group=True,
+                )
+            )
+        found.append(
+            Field(
+                first.title,
+                column.score,
+                _explain(column),
+                lambda row, column=column: score_value(row, column),
+                small="the 95% interval",
+                flags=column.flags,
+                rising=not column.higher_is_better,
+                named_by_group=True,
+            )
+        )
+    found.append(
+        Field(
+            first.title,
+            "share16",
+            "The state that gave these scores, at the end of its prompt (seal), over dense attention's there, both as "
+            "if stored at 16 bits. Quantization looks twice as good in a 32-bit run; here it does not. ≈: of the "
+            "memory pass, whose prompt is a longer one; older records say no other.",
+            lambda row: _share(row, first),
+            small="how much it had grown when the last token was scored; bounded methods do not grow",
+            flags=first.flags,
+            named_by_group=True,
+        )
+    )
     return found
 
 
@@ -131,7 +185,7 @@ def _explain(column: Column) -> str:
     }.get(column.score, f"The score {column.score} of task {column.task}.")
     aware = " The question was part of the compressed prompt (query-aware)." if column.query_aware else ""
     better = "More is better" if column.higher_is_better else "Less is better"
-    return f"{what}{aware} {better}. Task {column.title}, hash {column.task_hash[:8]}. Small numbers: the 95% interval."
+    return f"{what}{aware} {better}. Task {column.title}, hash {column.task_hash[:8]}."
 
 
 def score_value(row: Row, column: Column) -> Value:
@@ -147,7 +201,7 @@ def score_value(row: Row, column: Column) -> Value:
 
 def _front(standings: Standings, main: Column, row: Row) -> Value:
     standing = standings.get((main.name, row.context))
-    verdict = standing.verdicts["live"].get(row.method) if standing else None
+    verdict = standing.verdicts["share"].get(row.method) if standing else None
     if verdict is None:
         return Value("", key=3, missing=True)
     if verdict.standing == "front":
@@ -171,27 +225,24 @@ def _slack(row: Row) -> str:
     return f"slack {size(row.memory.live_slack)}" if row.memory.live_slack else ""
 
 
-def _share(row: Row) -> Value:
-    share = row.memory.share16
-    return _absent(row.memory.status) if share is None else Value(_percent(share), key=share)
+def _share(row: Row, column: Column) -> Value:
+    """The share that gave a score, where there is one."""
+    held = row.held(column)
+    if row.score(column) is None or held.share is None:
+        return Value(DASH, missing=True)
+    grew = row.grew(column)
+    return Value(("" if held.own else "≈") + percent(held.share), f"grew {growth(grew)}" if grew else "", held.share)
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share >= 0.0995 else f"{share:.2g}" if not share else f"{share * 100:.2g}%"
-
-
-def _prefill(row: Row) -> Value:
-    found = row.time.prefill
+def _seconds(row: Row, found: Quartiles | None) -> Value:
     if found is None:
         return _absent(row.time.status)
     return Value(seconds(found.median), f"{seconds(found.q1)}{DASH}{seconds(found.q3)}", found.median)
 
 
-def _decode(row: Row) -> Value:
-    median, found = row.seconds_per_token, row.time.decode
-    if median is None or found is None:
-        return _absent(row.time.status)
-    return Value(seconds(median), f"{seconds(found.q1)}{DASH}{seconds(found.q3)}", median)
+def _mbu(row: Row) -> Value:
+    mbu = row.time.mbu
+    return _absent(row.time.status) if mbu is None else Value(percent(mbu), key=mbu)
 
 
 def _speed(row: Row) -> Value:
@@ -238,7 +289,7 @@ def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int, Seq
                 standing = standings.get((column.name, context))
                 if standing:
                     out += [f"**By {_md(board.short(column))}.** {_md(standing.words)}", ""]
-            heads = ["method", "flags", *(f"{f.title}{_flagged(f)}" for f in columns)]
+            heads = ["method", "flags", *(f"{f.name}{_flagged(f)}" for f in columns)]
             out += [_line(heads), _line(["---", "---", *("---:" for _ in columns)])]
             for row in board.at(context):
                 values = [f.read(row) for f in columns]
@@ -248,7 +299,8 @@ def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int, Seq
             out += pareto_markdown(board, standings, context)
         out += ["### Did not run", "", *_failures_markdown(board)] if failures(board) else []
         out += ["### What the columns mean", ""]
-        out += [f"- **{_md(f.group)}: {_md(f.title)}**{_flagged(f)}. {_md(f.help)}" for f in columns] + [""]
+        out += [f"- **{_md(told.name)}**. {_md(_help(told))}" for told in explained(columns)]
+        out += [f"- **{flag}** (flag). {words}" for flag, words in FLAG_WORDS.items()] + [""]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -264,15 +316,16 @@ def pareto_markdown(board: Board, standings: Standings, context: int) -> list[st
         for row in board.at(context):
             if row.score(column) is not None:
                 verdicts = [standing.verdicts[cost].get(row.method) for cost in COST_TITLES]
-                out.append(_line([row.method, ", ".join(row.flags), *(v.words if v else DASH for v in verdicts)]))
+                flags = ", ".join(row.flags_in(column))
+                out.append(_line([row.method, flags, *(v.words if v else DASH for v in verdicts)]))
         out.append("")
     return out
 
 
 COST_TITLES: dict[Cost, str] = {
-    "live": "by live bytes",
-    "share16": "by share at 16 bits",
-    "live and time": "by live bytes and decode time",
+    "share": "by share16",
+    "share and time": "by share16 and decode",
+    "bytes": "by bytes as run",
 }
 
 
@@ -349,8 +402,12 @@ def csv(found: Sequence[tuple[Board, Standings]]) -> str:
     return wide.with_columns(new).write_csv()
 
 
+def _help(field: Field) -> str:
+    return f"{field.help} In parentheses: {field.small}." if field.small else field.help
+
+
 def _flagged(field: Field) -> str:
-    return f" ({', '.join(field.flags)})" if field.flags and "query-aware" not in field.title else ""
+    return f" ({', '.join(field.flags)})" if field.flags and "query-aware" not in field.name else ""
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from kvfrontier.runners.record import (
     Memory,
     MethodInfo,
     Quality,
+    QualityState,
     Quartiles,
     Record,
     Score,
@@ -80,7 +81,7 @@ KINDS = (
          (38, 0.0), bounded=True, paper="Xiao et al. 2023"),
     Kind("sinks_original", "selection", {"name": "sinks", "window": 252, "sinks": 4, "positions": "original"},
          ("fixed",), kept(256), (0.815, 0.02), (36, 0.0), bounded=True),
-    Kind("snapkv", "selection", {"name": "snapkv", "budget": 256}, ("growing",), lambda t: PER_TOKEN16 * 512,
+    Kind("snapkv", "selection", {"name": "snapkv", "budget": 256}, ("growing",), kept(256),
          (0.89, 0.035), (38, 0.002), query_sensitive=True),
     Kind("kivi8", "store", {"name": "kivi", "bits": 8}, ("growing",), quantized(8), (0.992, 0.001), (52, 0.05),
          fp32=False),
@@ -181,6 +182,7 @@ def perplexity(kind: Kind, context: int, rng: random.Random) -> Quality:
     return Quality(
         status="ok", repetitions=1, task="perplexity", task_version=1, task_hash="perp0001",
         sample_set=f"n=2 seed=0 context={context}", primary="agreement", samples=tuple(samples),
+        state=state(kind, context - 256, 256),
         scores={
             "agreement": blocks_score(samples, "agreement"),
             "perplexity": blocks_score(samples, "nll", exp=True, higher_is_better=False),
@@ -206,7 +208,20 @@ def needle(kind: Kind, context: int, rng: random.Random, n: int = 8) -> Quality:
     return Quality(
         status="ok", repetitions=1, task="needle", task_version=1, task_hash="need0001",
         sample_set=f"n={n} seed=0 needle", primary="accuracy", samples=tuple(samples),
+        state=state(kind, context - 64, 64),
         scores={"accuracy": Score(value=correct / n, n=n, low=low, high=high, interval="wilson")},
+    )  # fmt: skip
+
+
+def state(kind: Kind, prompt: int, new: int) -> QualityState:
+    """What a kind holds of a prompt, and after `new` tokens: on top, where it selects once."""
+    wide = 2 if kind.fp32 else 1
+    sealed = kind.held(prompt)
+    once = kind.family == "selection" and not kind.bounded
+    final = sealed + PER_TOKEN16 * new if once else kind.held(prompt + new)
+    return QualityState(
+        sealed_tokens=prompt, sealed_payload=sealed * wide, share16=sealed / (PER_TOKEN16 * prompt),
+        final_payload=final * wide,
     )  # fmt: skip
 
 

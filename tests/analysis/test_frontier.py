@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvfrontier.analysis.boards import boards
-from kvfrontier.analysis.frontier import Point, Verdict, dominates, front, judge, verdicts
+from kvfrontier.analysis.frontier import Point, Verdict, dominates, front, judge, points, verdicts
 
 # Few different values, so that ties are common.
 SMALL = st.integers(0, 4).map(float)
@@ -89,9 +89,10 @@ def test_recompute_competes_only_where_time_counts(records):
     (board,) = boards(records)
     rows, column = board.at(1024), board.headlines[0]
     assert verdicts(rows, column)["recompute"].standing == "reference"
-    assert verdicts(rows, column, "live and time")["recompute"].standing == "front"
+    assert verdicts(rows, column, "bytes")["recompute"].standing == "reference"
+    assert verdicts(rows, column, "share and time")["recompute"].standing == "front"
     assert verdicts(rows, column)["linear"].standing == "reference"
-    assert verdicts(rows, column, "live and time")["linear"].standing == "reference"
+    assert verdicts(rows, column, "share and time")["linear"].standing == "reference"
 
 
 def test_a_text_memory_does_not_compete_by_its_share_at_seal(cell_of):
@@ -99,15 +100,26 @@ def test_a_text_memory_does_not_compete_by_its_share_at_seal(cell_of):
     info = window.info.model_copy(update={"tags": ("growing", "external", "lossy")})
     (board,) = boards([cell_of("dense"), window.model_copy(update={"info": info})])
     column = board.headlines[0]
-    assert verdicts(board.rows, column, "share16")["window"].standing == "reference"
-    assert verdicts(board.rows, column)["window"].standing != "reference"
+    assert verdicts(board.rows, column)["window"].standing == "reference"
+    assert verdicts(board.rows, column, "share and time")["window"].standing == "reference"
+    assert verdicts(board.rows, column, "bytes")["window"].standing != "reference"
 
 
 def test_quantization_looks_better_by_bytes_of_an_fp32_run_than_by_share(records):
     (board,) = boards(records)
     rows, column = board.at(1024), board.headlines[0]
-    assert "kivi4" in verdicts(rows, column)["sinks"].by
-    assert verdicts(rows, column, "share16")["sinks"].standing == "front"
+    assert "kivi4" in verdicts(rows, column, "bytes")["sinks"].by
+    assert "kivi4" not in verdicts(rows, column)["sinks"].by
+
+
+def test_what_dropped_nothing_where_it_was_scored_costs_what_dense_costs(cell_of):
+    """A budget of 256 tokens at context 512: the text is sealed at 256 tokens, the memory pass at 480."""
+    (board,) = boards([cell_of("dense", 512), cell_of("snapkv", 512)])
+    costs = {cost: [p.costs for p in points(board.rows, board.headlines[0], cost)] for cost in ("share", "bytes")}
+    assert costs["share"] == [(1.0,), (1.0,)]
+    assert costs["bytes"][0] == costs["bytes"][1]
+    dense, snapkv = board.rows
+    assert (dense.memory.share16, snapkv.memory.share16) == (1.0, 0.5)
 
 
 def test_less_perplexity_is_more_quality(records):
@@ -117,5 +129,10 @@ def test_less_perplexity_is_more_quality(records):
 
 
 def test_rows_without_a_score_or_bytes_are_left_out(cell_of):
-    (board,) = boards([cell_of("dense"), cell_of("sinks", memory={"status": "oom"})])
+    (board,) = boards([cell_of("dense"), cell_of("sinks", quality__state=None, memory={"status": "oom"})])
     assert set(verdicts(board.rows, board.headlines[0])) == {"dense"}
+
+
+def test_a_score_has_its_share_where_the_memory_pass_ran_out(cell_of):
+    (board,) = boards([cell_of("dense"), cell_of("sinks", memory={"status": "oom"})])
+    assert set(verdicts(board.rows, board.headlines[0])) == {"dense", "sinks"}

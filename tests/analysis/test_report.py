@@ -18,7 +18,7 @@ from kvfrontier.analysis import figures, style
 from kvfrontier.analysis.boards import boards
 from kvfrontier.analysis.report import page, tables, write_report
 from kvfrontier.analysis.report.standings import standings
-from kvfrontier.analysis.rows import FAMILIES
+from kvfrontier.analysis.rows import FAMILIES, FLAGS
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -64,7 +64,7 @@ def test_the_report_has_its_files(report):
         "report.html",
         *(
             f"{name}.{kind}"
-            for name in ("frontier", "frontier_share16", "frontier_needle_accuracy", "decode_time", "state_bytes")
+            for name in ("frontier", "frontier_bytes", "frontier_needle_accuracy", "decode_time", "state_bytes")
             for kind in ("png", "svg")
         ),
     }
@@ -95,7 +95,7 @@ def test_the_csv_holds_raw_numbers_for_every_row(report):
         "peak_bytes", "share16", "bytes_read_per_token", "prefill_peak_over_weights_bytes",
         "decode_peak_over_weights_bytes", "prefill_seconds", "decode_seconds_per_token", "perplexity.agreement",
         "perplexity.agreement.low", "perplexity.agreement.n", "perplexity.agreement.rank", "perplexity.perplexity",
-        "perplexity.kl", "needle.accuracy", "perplexity.agreement.front by live bytes", "records",
+        "perplexity.kl", "needle.accuracy", "perplexity.agreement.front by share16", "perplexity.share16", "records",
     } <= set(flat.columns)  # fmt: skip
     dense = flat.filter(method="dense", context=1024).to_dicts()[0]
     assert dense["perplexity.agreement"] == 1.0
@@ -105,7 +105,7 @@ def test_the_csv_holds_raw_numbers_for_every_row(report):
 
 def test_the_markdown_has_every_method_four_sizes_and_times_at_every_context(report, records):
     text = (report / "leaderboard.md").read_text()
-    for heading in ("nominal", "analytic", "live", "peak", "first token", "a decoded token", "agreement", "needle"):
+    for heading in ("nominal", "analytic", "live", "peak", "TTFT", "decode", "MBU", "agreement", "share16", "needle"):
         assert re.search(rf"\| [^|\n]*{heading}[^|\n]* \|", text)
     for context in ("512", "1,024", "2,048"):
         part = text.split(f"### {context} tokens")[1].split("###")[0]
@@ -203,8 +203,10 @@ def test_query_aware_columns_say_so(cell_of):
         cell_of("snapkv", task="needle", cell__task=prompt, quality__task_hash="other"),
     ]
     markdown = tables.markdown([(b, standings(b)) for b in boards(found)], {})
-    assert "needle (compress\\_at=prompt) accuracy (query-aware)" in markdown
-    assert "| snapkv | query-aware |" in markdown
+    assert "needle (compress\\_at=prompt): accuracy (query-aware)" in markdown
+    asked = markdown.split("Pareto front by needle (compress\\_at=prompt)")[1].split("\n\n")[1]
+    assert "| snapkv | query-aware |" in asked
+    assert markdown.count("| snapkv | query-aware |") == 1, "it did not see the question where the task gave none"
 
 
 def test_a_second_machine_gets_figures_and_a_table_of_its_own(cell_of, tmp_path):
@@ -236,14 +238,57 @@ def test_a_single_incomplete_record_is_reported(cell_of, tmp_path, changes):
 def test_the_reasons_for_the_front_are_told_in_words(records):
     (board,) = boards(records)
     words = standings(board)["needle.accuracy", 1024].words
-    assert words.startswith("On the front, smallest first: kivi2 (")
-    assert "not significantly worse than dense" in words
+    assert words.startswith("On the front, smallest first: sinks_original (26.7%, 0.250), snapkv (26.7%, 0.250), kivi2")
+    assert "not significantly worse than dense is kivi2: 29.6% of dense attention's, at" in words
 
 
 def test_a_score_that_all_share_is_said_to_tell_nothing(cell_of):
     zero = {"quality__scores__agreement__value": 0.0}
     (board,) = boards([cell_of("dense", **zero), cell_of("sinks", **zero)])
-    assert "does not tell them apart" in standings(board)["perplexity.agreement", 1024].words
+    words = standings(board)["perplexity.agreement", 1024].words
+    assert words == "All 2 methods score 0.000 here, so this score does not tell them apart."
+
+
+def test_a_score_of_one_method_is_not_said_of_all(cell_of):
+    (board,) = boards([cell_of("dense"), cell_of("sinks"), cell_of("sinks", task="needle")])
+    score = next(r for r in board.rows if r.method == "sinks").score(board.headlines[-1])
+    assert score
+    words = standings(board)["needle.accuracy", 1024].words
+    assert words == f"sinks alone has this score here: {style.number(score.value)}."
+
+
+def test_the_board_shows_what_grew_what_stays_bounded_and_what_is_not_known(cell_of):
+    found = boards([cell_of("window"), cell_of("snapkv"), cell_of("kivi4", quality__state=None)])
+    markdown = tables.markdown([(b, standings(b)) for b in found], {})
+    shares = {
+        line.split(" | ")[0].strip("| "): cell
+        for line in markdown.split("### 1,024")[1].split("###")[0].splitlines()
+        if line.startswith("| ") and (cell := re.search(r"≈?[\d.]+%( \([^)]*%\))?", line))
+    }
+    assert {m: c[0] for m, c in shares.items()} == {
+        "window": "33.3%",
+        "snapkv": "33.3% (grew by 100%)",
+        "kivi4": "≈39.8%",
+    }
+    assert "| window | bounded |" in markdown
+    page_ = html_of([cell_of("window")])
+    assert '<span class="chip plain">bounded</span>' in page_
+
+
+def test_the_readme_tells_of_each_column_and_flag_by_its_name(records):
+    (board,) = boards(records)
+    shown = {field.title for field in tables.fields(board, standings(board))}
+    text = (Path(__file__).parents[2] / "README.md").read_text().split("## How to read the table")[1].split("\n## ")[0]
+    told = {name for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for name in row.split(", ")}
+    # The embedded model's records have one score more than the made-up ones.
+    assert told - {"Column", "Flag", "nll"} == shown | set(FLAGS)
+
+
+def test_second_lines_are_said_to_be_where_they_are(report):
+    markdown = (report / "leaderboard.md").read_text()
+    assert "In parentheses: the 95% interval." in markdown
+    assert "Small" not in markdown
+    assert "Small: the 95% interval." in (report / "report.html").read_text()
 
 
 @pytest.mark.parametrize("contexts", [(512,), (384, 512), (512, 4096), (512, 1024, 2048)])
@@ -260,6 +305,38 @@ def test_names_at_the_ends_of_lines_stand_where_the_lines_end(cell_of, contexts)
     last = inch.transform(axes.transData.transform((contexts[-1], 50)))[0]
     assert all(last < x[0] < x[-1] < edge + 0.25 for x in leaders)
     assert [t.get_position()[0] for t in axes.texts] == pytest.approx([edge + 0.25] * 3)
+
+
+def test_titles_legends_and_feet_are_whole(cell_of):
+    long = {"name": "needle", "compress_at": "prompt", "haystack": "natural text", "depth": "even", "samples": 8}
+    kinds = ("dense", "sinks", "kivi4", "moving_average", "linear")
+    found = [
+        cell_of(m, task="needle", cell__task=task, quality__task_hash=name)
+        for m in kinds
+        for name, task in (("one", long), ("two", {**long, "compress_at": "context", "haystack": "noise", "depth": 1}))
+    ]
+    (board,) = boards([*found, *(cell_of(m) for m in kinds)])
+    with style.style():
+        fronts = [figures.frontier_figure(board, column) for column in board.headlines]
+        for drawing in (*fronts, figures.decode_time(board)):
+            drawing.figure.draw_without_rendering()
+            width, height = drawing.figure.bbox.size
+            below = max(box.y1 for axes in drawing.figure.axes if (box := axes.get_tightbbox()))
+            for part in (*drawing.figure.texts, *drawing.figure.legends):
+                box = part.get_window_extent()
+                assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
+                assert box.y0 >= below - 1 or box.y1 < height / 4, "what stands above panels does not reach into them"
+
+
+def test_a_front_by_share_says_what_grew_and_whose_size_is_not_known(cell_of):
+    (board,) = boards([cell_of("dense"), cell_of("snapkv"), cell_of("kivi4", quality__state=None)])
+    with style.style():
+        figure = figures.frontier_figure(board, board.headlines[0]).figure
+    (axes,) = figure.axes
+    assert {t.get_text() for t in axes.texts} == {"dense", "snapkv", "kivi4 ≈"}
+    assert "≈ size of the memory pass" in " ".join(t.get_text() for t in figure.texts)
+    heads = [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == ">"]
+    assert heads == pytest.approx([1024 / 768, 512 / 768])
 
 
 def test_each_figure_names_units_model_and_machine(records):

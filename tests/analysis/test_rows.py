@@ -48,7 +48,8 @@ def test_two_task_hashes_are_two_columns_named_by_what_differs(cell_of):
     context, asked = board.columns
     assert (context.name, context.flags) == ("needle (compress_at=context).accuracy", ())
     assert (asked.name, asked.flags) == ("needle (compress_at=prompt).accuracy", ("query-aware",))
-    assert board.rows[0].flags == ("query-aware",)
+    assert board.rows[0].flags == board.rows[0].flags_in(context) == ()
+    assert board.rows[0].flags_in(asked) == ("query-aware",)
     assert board.headlines == [context, asked]
 
 
@@ -170,7 +171,51 @@ def test_the_table_has_one_row_a_method_and_context(records):
     assert flat.height == 39
     assert flat.select("method", "model", "device", "context", "batch").is_unique().all()
     assert flat["needle.accuracy"].null_count() == 26
-    assert set(flat.filter(method="linear")["flags"]) == {"needs training"}
+    assert set(flat.filter(method="linear")["flags"]) == {"needs training; bounded"}
+    snapkv = flat.filter(method="snapkv", context=1024).to_dicts()[0]
+    assert (snapkv["perplexity.share16"], snapkv["share16"]) == (256 / 768, 256 / 1024)
+    assert snapkv["perplexity.growth"] == 2
+    assert snapkv["perplexity.final_payload_bytes"] == 2 * snapkv["perplexity.sealed_payload_bytes"]
+
+
+def test_a_share_is_that_of_the_runs_that_gave_the_score(cell_of):
+    (board,) = boards([cell_of("snapkv"), cell_of("snapkv", task="needle")])
+    (row,) = board.rows
+    by_text, by_needle = (next(c for c in board.headlines if c.task == task) for task in ("perplexity", "needle"))
+    assert row.held(by_text).share == 256 / 768
+    assert row.held(by_needle).share == 256 / 960
+    assert row.memory.share16 == 256 / 1024
+    assert row.held(by_text).own
+
+
+def test_records_that_do_not_say_what_was_held_have_the_memory_pass_and_say_so(cell_of):
+    (board,) = boards([cell_of("snapkv", quality__state=None)])
+    (row,) = board.rows
+    held = row.held(board.headlines[0])
+    assert (held.share, held.final, held.own) == (row.memory.share16, row.memory.live_payload, False)
+    assert row.grew(board.headlines[0]) is None
+    assert table([board])["perplexity.share16"].null_count() == 1
+
+
+def test_growth_is_of_what_does_not_stay_bounded(cell_of):
+    (board,) = boards([cell_of(m) for m in ("dense", "window", "snapkv")])
+    column = board.headlines[0]
+    assert {row.method: row.grew(column) for row in board.rows} == {"dense": 1024 / 768, "window": None, "snapkv": 2.0}
+    assert {row.method: row.flags for row in board.rows} == {"dense": (), "window": ("bounded",), "snapkv": ()}
+
+
+def test_states_of_several_sample_sets_are_pooled_by_their_samples(cell_of):
+    first = cell_of("dense", task="needle")
+    other = {"sealed_tokens": 10, "sealed_payload": 300, "share16": 0.4, "final_payload": 600}
+    few = cell_of(
+        "dense", task="needle", cell__seed=1, quality__sample_set="other", quality__state=other,
+        quality__samples=first.quality.samples[:4],
+    )  # fmt: skip
+    (board,) = boards([first, few])
+    held = board.rows[0].held(board.headlines[0])
+    assert first.quality.state is not None
+    assert held.share == (8 * 1.0 + 4 * 0.4) / 12
+    assert held.final == (8 * first.quality.state.final_payload + 4 * 600) / 12
 
 
 def test_no_records_is_an_error_that_says_what_to_do():
