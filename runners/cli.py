@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, bench-self."""
+"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, show-prompt, bench-self."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o report                   tables, figures and a page from records
   kvfrontier rescore results/                            stored answers, scored again without a model
+  kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
@@ -227,6 +228,28 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--json", action="store_true", help="JSON instead of a table")
     again.set_defaults(serve=_rescore)
 
+    prompt = commands.add_parser(
+        "show-prompt",
+        help="exactly what a sample feeds to the model, and what came back",
+        description=dedent("""\
+            Prints a sample's prompt with its special tokens, where its parts meet and how many tokens they have; needs
+            the model's tokenizer alone. Of methods that are named, what records say that they answered; with --run,
+            what they answer now.
+
+              kvfrontier show-prompt task=niah_multikey_1 context=4096 sample=3
+              kvfrontier show-prompt task=needle context=1024 method=dense,kivi2 --records results/
+              kvfrontier show-prompt task=needle context=1024 method=window method.window=64 --run
+            """),
+        formatter_class=raw,
+    )
+    prompt.add_argument("words", nargs="+", metavar="KEY=VALUE", help="as for kvfrontier run, and sample=0")
+    prompt.add_argument(
+        "--records", nargs="+", type=Path, default=[], metavar="PATH", help="records that hold answers (results)"
+    )
+    prompt.add_argument("--run", action="store_true", help="have the methods answer now")
+    prompt.add_argument("--json", action="store_true", help="JSON, with the token ids")
+    prompt.set_defaults(serve=_show_prompt)
+
     bench = commands.add_parser(
         "bench-self",
         help="our dense attention beside transformers' own, as ratios of one run",
@@ -351,6 +374,13 @@ def _rescore(options: argparse.Namespace) -> int:
     from kvfrontier.runners.review import rescore
 
     rescore.show(options.paths, options.output, as_json=options.json)
+    return 0
+
+
+def _show_prompt(options: argparse.Namespace) -> int:
+    from kvfrontier.runners.review import prompts
+
+    prompts.show(options.words, options.records, run_now=options.run, as_json=options.json)
     return 0
 
 

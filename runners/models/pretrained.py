@@ -20,8 +20,9 @@ from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, re
 from kvfrontier.runners.progress import working
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-#: Files of the hub's snapshot: of a model that is run, and of one that is planned.
+#: Files of the hub's snapshot: of a model that is run, of its tokenizer alone, and of one that is planned.
 _WHOLE = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
+_TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja")
 _CONFIGURATION = ("config.json",)
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -45,6 +46,10 @@ class Pretrained:
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         folder, name, commit = self._find()
         return load_folder(folder, dtype=dtype, device=device, name=name, revision=commit)
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; of a hub's model, its files alone are downloaded."""
+        return load_tokenizer(self._find(_TOKENIZER)[0])
 
     def configuration(self) -> Any:
         """transformers' configuration: what `architecture` says, else the config.json that `path` is, holds or names;
@@ -88,6 +93,32 @@ def read_configuration(folder: Path) -> Any:
     if not (folder / "config.json").exists():
         raise UsageError(f"{folder} has no config.json; give a folder that transformers' save_pretrained wrote")
     return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `save_pretrained` left in `folder`. Raises UsageError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        # Never code that a folder brings: transformers would ask on the terminal.
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"{folder} holds no tokenizer that transformers can load: {(reason or [repr(error)])[0]}"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer that `save_pretrained` left in `folder`. Raises UsageError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        # Never code that a folder brings: transformers would ask on the terminal.
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(f"{folder} holds no tokenizer that transformers can load: {(reason or [repr(error)])[0]}") from error
 
 
 def load_folder(

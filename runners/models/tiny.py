@@ -59,6 +59,10 @@ class Tiny:
             pad_token_id=tokenizer.pad_token_id,
         )
 
+    def tokenizer(self) -> Any:
+        """The tokenizer of bytes."""
+        return byte_tokenizer()
+
     def load(self) -> LoadedModel:
         """The model; raises UsageError where the sizes do not fit together."""
         from transformers import LlamaForCausalLM

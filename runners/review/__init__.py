@@ -1,4 +1,5 @@
 """What a reviewer asks of scores, answered from records, mostly without a model.
 
 rescore.py    stored answers, scored again
+prompts.py    exactly what a sample feeds to the model, and what came back
 """

@@ -65,7 +65,7 @@ def rescore(record: Record) -> Rescoring:
         task = tasks.make({key: value for key, value in record.cell.task.items() if key != "version"})
     except UsageError as error:
         raise NoAnswers(str(error)) from error
-    if not isinstance(task, AnswerTask) or not all({"generation", "targets"} <= s.keys() for s in quality.samples):
+    if not isinstance(task, AnswerTask) or not all({task.said, "targets"} <= s.keys() for s in quality.samples):
         raise NoAnswers(f"{quality.task} stores no answers to be graded")
     results = [task.graded(sample) for sample in quality.samples]
     origin = quality.rescored or Rescored(

@@ -56,6 +56,8 @@ class AnswerTask(Task):
 
     primary: ClassVar[str] = "accuracy"
     chance: ClassVar[float | None] = 0.0
+    #: Under which name a result keeps what was generated.
+    said: ClassVar[str] = "generation"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -109,15 +111,16 @@ class AnswerTask(Task):
             )
         return room
 
-    def grade(self, text: str, targets: tuple[str, ...]) -> dict[str, Any]:
-        """What is known of one generated text: exact match of all targets, and the share of them that it names."""
+    def grade(self, text: Any, targets: tuple[str, ...]) -> dict[str, Any]:
+        """What is known of what was generated (a text, unless a task says otherwise): exact match of all targets, and
+        the share of them that it names."""
         return grade(text, targets)
 
     def graded(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """A sample's result up to its generation, and the grade of that; what stood behind it was an earlier grade."""
+        """A sample's result up to what was generated, and the grade of that; what stands behind it is an earlier one."""
         keys = list(result)
-        known = {key: result[key] for key in keys[: keys.index("generation") + 1]}
-        return known | self.grade(known["generation"], tuple(known["targets"]))
+        known = {key: result[key] for key in keys[: keys.index(self.said) + 1]}
+        return known | self.grade(known[self.said], tuple(known["targets"]))
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         """Scores over the graded samples, by name."""
@@ -145,6 +148,10 @@ class AnswerTask(Task):
         sample = self.sample(tokenizer, context, index, rng(self, seed, index))
         pieces = {"context": sample.context, "question": sample.question}
         return Prompt(pieces, {**sample.facts, "targets": list(sample.targets)}, self.answer_tokens)
+
+    def pieces(self, sample: Sample) -> dict[str, list[int]]:
+        """What a sample gives to the model, by name and in order."""
+        return {"context": sample.context, "question": sample.question}
 
     def check(self, loaded: LoadedModel, context: int) -> None:
         super().check(loaded, context)

@@ -44,6 +44,7 @@ class MultiTurn(AnswerTask):
     name: ClassVar[str] = "multi_turn"
     version: ClassVar[int] = 1
     primary: ClassVar[str] = "later"
+    said: ClassVar[str] = "generations"
     summary: ClassVar[str] = "several questions about one context, the later ones unknown when it is compressed"
 
     def __post_init__(self) -> None:
@@ -106,9 +107,20 @@ class MultiTurn(AnswerTask):
             generated = session.fork().generate(self.answer_tokens, stop_ids=stops)[0]
             said.append(tokenizer.decode(generated, skip_special_tokens=True))
         states.scored(session)
-        right = [grade(text, (target,))["correct"] for text, target in zip(said, sample.targets, strict=True)]
+        return {self.said: said, **self.grade(said, sample.targets)}
+
+    def grade(self, text: list[str], targets: tuple[str, ...]) -> dict[str, Any]:
+        right = [grade(said, (target,))["correct"] for said, target in zip(text, targets, strict=True)]
         first, later = float(right[0]), sum(right[1:]) / (len(right) - 1)
-        return {"generations": said, "correct": right, "first": first, "later": later, "drop": first - later}
+        return {"correct": right, "first": first, "later": later, "drop": first - later}
+
+    def pieces(self, sample: Sample) -> dict[str, list[int]]:
+        assert isinstance(sample, Conversation)
+        turns = [sample.question, *sample.later]
+        told = {f"answer {turn}": answer for turn, answer in enumerate(sample.answers[:-1], 1)}
+        asked = {f"question {turn}": question for turn, question in enumerate(turns, 1)}
+        order = [f"{part} {turn}" for turn in range(1, len(turns) + 1) for part in ("question", "answer")][:-1]
+        return {"context": sample.context} | {name: (asked | told)[name] for name in order}
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         n = len(results)

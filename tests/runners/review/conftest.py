@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kvfrontier.methods import registry
 from kvfrontier.runners import cli
 from kvfrontier.runners.record import (
     Cell,
@@ -56,7 +57,7 @@ def record_of() -> Callable[..., Record]:
             model="tiny",
             dtype="float32",
             device="cpu",
-            method={"name": method},
+            method=registry.complete({"name": method}),
             task={**task.parameters(), "version": task.version},
             protocol={"chunk": 512},
             context=1024,

@@ -6,6 +6,7 @@ import pytest
 
 from kvfrontier.runners.record import Record, Rescored, Score, append, load_records
 from kvfrontier.runners.review.rescore import NoAnswers, rescore
+from kvfrontier.runners.tasks.multi_turn import MultiTurn
 from kvfrontier.runners.tasks.needle import Needle
 from kvfrontier.runners.tasks.ruler.niah import NiahMultivalue
 
@@ -122,3 +123,9 @@ def test_records_without_any_answer_are_bad_usage(answered, kvfrontier, tmp_path
     assert said.code == 2
     assert "nothing to score again" in said.err
     assert "quality is failed" in said.err
+
+
+def test_every_turn_of_a_conversation_is_graded_again(record_of):
+    sample = {"targets": ["1234567", "7654321", "1111111"], "generations": [" 1234567.", "7654321", "2"], "later": 0.0}
+    quality = rescore(record_of(MultiTurn(samples=1, turns=3), [sample])).after.quality
+    assert {name: score.value for name, score in quality.scores.items()} == {"first": 1, "later": 0.5, "drop": 0.5}
