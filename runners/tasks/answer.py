@@ -117,7 +117,7 @@ class AnswerTask(Task):
         return grade(text, targets)
 
     def graded(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """A sample's result up to what was generated, and the grade of that; what stands behind it is an earlier one."""
+        """A sample's result up to what was generated, and the grade of that; what follows it is an earlier one."""
         keys = list(result)
         known = {key: result[key] for key in keys[: keys.index(self.said) + 1]}
         return known | self.grade(known[self.said], tuple(known["targets"]))
@@ -146,8 +146,7 @@ class AnswerTask(Task):
         if index >= self.samples:
             raise UsageError(f"sample={index}: there are {self.samples}, counted from 0; raise task.samples")
         sample = self.sample(tokenizer, context, index, rng(self, seed, index))
-        pieces = {"context": sample.context, "question": sample.question}
-        return Prompt(pieces, {**sample.facts, "targets": list(sample.targets)}, self.answer_tokens)
+        return Prompt(self.pieces(sample), {**sample.facts, "targets": list(sample.targets)}, self.answer_tokens)
 
     def pieces(self, sample: Sample) -> dict[str, list[int]]:
         """What a sample gives to the model, by name and in order."""
