@@ -2,7 +2,7 @@
 
 cell = describe(config)              # from a composed configuration, every default filled in
 identify(cell)                       # the id its record has, to find it where it exists already
-check([cell], config["model"])       # UsageError before any work, where it cannot run
+check([cell], config["model"])       # before any work: UsageError, or why its method cannot serve the model
 bench = Bench(cell, config["model"]) # a job's: one loaded model and one method
 bench.run(cell, config, say)         # task, time and memory, in passes of their own -> Record
 """
@@ -40,6 +40,7 @@ from kvfrontier.runners.record import (
     content_hash,
     record_id,
 )
+from kvfrontier.runners.refusal import check_model, foresee, refusal
 from kvfrontier.runners.search import process
 from kvfrontier.runners.search import run as searches
 from kvfrontier.runners.search import settings as search_settings
@@ -49,11 +50,12 @@ from kvfrontier.runners.session import Session
 _NO_TASK = {"name": "none", "version": 1}
 
 
-def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
+def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool = True) -> Cell:
     """What determines a record, from a composed configuration. Raises UsageError for what does not exist.
 
     A budget is solved at the end of the task's prompt, so that the scores are of a state within it, or of `prompt`
-    tokens where no task is run.
+    tokens where no task is run. `refuse=False` leaves it to `check` to say that values make no method, or that the
+    method cannot serve the model: in a sweep that is a result.
     """
     models.resolve_dtype(config["dtype"])
     tracker.parse(config["tracker"])
@@ -75,7 +77,7 @@ def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
     else:
         made = tasks.make(config["task"])
         task, read = {**made.parameters(), "version": made.version}, prompt or made.prompt_tokens(context)
-    method, budget = _within_budget(config, _method_parameters(config["method"]), read)
+    method, budget = _within_budget(config, _method_parameters(config["method"], refuse), read, refuse)
     return Cell(
         model=model_name(config["model"]),
         dtype=config["dtype"],
@@ -93,25 +95,28 @@ def describe(config: Mapping[str, Any], prompt: int | None = None) -> Cell:
 
 
 def _within_budget(
-    config: Mapping[str, Any], method: dict[str, Any], prompt: int
+    config: Mapping[str, Any], method: dict[str, Any], prompt: int, refuse: bool
 ) -> tuple[dict[str, Any], Budget | None]:
     """The method's parameters with its knob solved for the budget after `prompt` tokens, where one is asked for."""
     asked = config.get("budget")
     if asked is None:
         return method, None
-    solved = _solve(
-        str(asked), canonical_json(method), canonical_json(config["model"]), config["batch"], max(1, prompt)
-    )
+    given = canonical_json(method), canonical_json(config["model"])
+    try:
+        solved = _solve(str(asked), *given, config["batch"], max(1, prompt))
+    except UsageError:
+        raise
+    except ValueError as error:
+        if refuse:
+            raise UsageError(str(error)) from error
+        return method, Budget(asked=str(asked), limit=0)
     found = Budget(asked=str(asked), limit=solved.limit, knob=solved.knob, value=solved.value, got=solved.got)
     return solved.params, found
 
 
 @cache
 def _solve(asked: str, method: str, model: str, batch: int, prompt: int) -> budgets.Solved:
-    try:
-        return budgets.solve(asked, json.loads(method), models.layers(json.loads(model)), batch, prompt)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return budgets.solve(asked, json.loads(method), models.layers(json.loads(model)), batch, prompt)
 
 
 def model_name(config: Mapping[str, Any]) -> str:
@@ -145,32 +150,39 @@ def task_label(cell: Cell) -> str:
     return cell.task["name"] if compress_at == "context" else f"{cell.task['name']} ({compress_at})"
 
 
-def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> None:
-    """Raise UsageError, with what to change, where a job cannot run its cells: before any cell of its sweep is run.
+def name(cell: Cell) -> str:
+    """What tells the cell from others of its sweep, in words: `kivi2 on smollm2-135m, needle at 1024`."""
+    at = f" at {cell.context}" if cell.context else ""
+    return f"{method_label(cell)} on {cell.model}, {task_label(cell)}{at}"
+
+
+def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
+    """Why the method cannot serve each of a job's cells, or None where it can: before any cell of its sweep is run.
 
     The model is loaded, and the method run on two tokens, in which it looks at every layer; for a search, neither.
+    Raises UsageError, with what to change, for what is wrong whatever the method.
     """
-    for cell in cells:
-        if cell.search:
-            searches.check(cell, model)
-    cells = [cell for cell in cells if not cell.search]
-    if not cells:
-        return
-    loaded = load(cells[0], model)
-    for cell in cells:
+    asking = [cell for cell in cells if not cell.search]
+    loaded = load(asking[0], model) if asking else None
+    if loaded:
+        check_model(loaded.model)
+    for cell in asking:
+        assert loaded is not None
         _task(cell).check(loaded, cell.context)
         decode_tokens = cell.protocol["decode_tokens"]
         if decode_tokens >= cell.context:
             raise UsageError(
                 f"meter.decode_tokens={decode_tokens} leaves nothing of context {cell.context} to prefill; lower it"
             )
-    try:
-        # Contexts of one budget have the same method at other sizes.
-        for method in {canonical_json(cell.method): cell.method for cell in cells}.values():
-            with Session(loaded.model, registry.build(method)) as session:
-                session.prefill(torch.zeros(1, 2, dtype=torch.long, device=loaded.device))
-    except (ValueError, ImportError) as error:
-        raise UsageError(str(error)) from error
+    reasons = [_refusal(cell, model, loaded) for cell in cells]
+    for cell, reason in zip(cells, reasons, strict=True):
+        if cell.search and not reason:
+            searches.check(cell, model)
+    return reasons
+
+
+def _refusal(cell: Cell, model: Mapping[str, Any], loaded: LoadedModel | None) -> str | None:
+    return foresee(cell, model) if loaded is None or cell.search else refusal(cell, loaded.model)
 
 
 def load(cell: Cell, model: Mapping[str, Any]) -> LoadedModel:
@@ -215,7 +227,7 @@ class Bench:
     def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
         """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
         found = self._blocks(cell, say)
-        entry, method = registry.get(cell.method["name"]), registry.build(cell.method)
+        entry, flags = registry.get(cell.method["name"]), _flags(cell.method)
         here = _environment(cell.device)
         return Record(
             id=identify(cell),
@@ -225,11 +237,8 @@ class Bench:
                 family=entry.family,
                 label=method_label(cell),
                 tags=entry.tags,
-                needs_training=method.needs_training,
-                simulated=method.simulated,
-                bounded=method.bounded,
-                query_sensitive=method.query_sensitive,
                 paper=entry.paper,
+                **flags,
             ),
             method_hash=registry.source_hash(cell.method),
             protocol_hash=content_hash(cell.protocol),
@@ -244,13 +253,11 @@ class Bench:
         )
 
     def _blocks(self, cell: Cell, say: Callable[[str], None]) -> _Blocks:
-        if cell.budget is not None and cell.budget.infeasible:
-            reason = (
-                f"budget {cell.budget.asked} is {cell.budget.limit} bytes, and no {cell.budget.knob} of "
-                f"{method_label(cell)} holds as little"
-            )
+        reason = _refusal(cell, self._model, None if cell.search else self.loaded)
+        if reason:
             refused: dict[str, Any] = {"status": "infeasible", "reason": reason}
-            return _Blocks(Quality(**refused), Memory(**refused), Time(**refused))
+            facts = {} if cell.search else None
+            return _Blocks(Quality(**refused), Memory(**refused), Time(**refused), model=facts)
         if cell.search:
             _load.cache_clear()  # what a model of this process held would be missing there
             found = searches.search(cell, self._model, say)
@@ -317,7 +324,16 @@ def _feasible(quality: Callable[[], Quality]) -> Quality:
         return Quality(status="infeasible", reason=str(error))
 
 
-def _method_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+def _flags(method: Mapping[str, Any]) -> dict[str, bool]:
+    """What the method declares of itself, where there is one of these parameters."""
+    try:
+        built = registry.build(method)
+    except ValueError:
+        return {}
+    return {name: getattr(built, name) for name in ("needs_training", "simulated", "bounded", "query_sensitive")}
+
+
+def _method_parameters(given: Mapping[str, Any], refuse: bool = True) -> dict[str, Any]:
     """The method and all its parameters, defaults filled in. A text in `layers` is a choice of configs/method."""
     params = {key: value for key, value in given.items() if key != "layers"}
     layers = given.get("layers") or {}
@@ -328,9 +344,9 @@ def _method_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
             str(spec): compose.choice("method", choice) if isinstance(choice, str) else choice
             for spec, choice in layers.items()
         }
-        params["layers"] = {spec: _method_parameters(choice) for spec, choice in chosen.items()}
+        params["layers"] = {spec: _method_parameters(choice, refuse) for spec, choice in chosen.items()}
     try:
-        return registry.complete(params)
+        return registry.complete(params) if refuse else registry.fill(params)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -24,14 +24,14 @@ def run(config: DictConfig) -> None:
     configs = [composer(overrides).config for overrides in config.cells or [[]]]
     for c in configs:
         del c["cells"]
-    first = cells.describe(configs[0])
+    first = cells.describe(configs[0], refuse=False)
     bench = cells.Bench(first, configs[0]["model"])
     file = records_file(Path(config.results), first)
     bar = progress.cell_bar()
     shared = {key: value for key, value in first.model_dump().items() if key in ("model", "dtype", "device", "method")}
     with track(configs[0]["tracker"], name=file.stem, config=shared, folder=file.parent) as tracker:
         for c in configs:
-            cell = cells.describe(c)
+            cell = cells.describe(c, refuse=False)
             name = f"{cells.method_label(cell)} {cells.task_label(cell)} {cell.context}"
 
             def say(what: str, name: str = name) -> None:

@@ -455,6 +455,10 @@ class Session:
         self.last_logits = logits[:, -1]
         return logits
 
+    def check_length(self, n: int) -> None:
+        """Raise UsageError where a text of n tokens is longer than the positions of the model and the method reach."""
+        self._check_length(n, None)
+
     def _check_length(self, n: int, pads: tuple[int, ...] | None) -> None:
         limit = math.inf if self.bridge.max_positions is None else self.bridge.max_positions
         ends = [limit]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from kvfrontier.runners.record import Cell, Record, canonical_json, load_records
 @dataclass(frozen=True)
 class Planned:
     """One cell of a sweep. `overrides` are those that differ between cells; `record` is what is there already, or
-    None where it is still to run."""
+    None where it is still to run; `refusal` says why its method cannot serve it, where that has been asked."""
 
     overrides: tuple[str, ...]
     composed: Composed
     cell: Cell
     id: str
     record: Record | None = None
+    refusal: str | None = None
 
     @property
     def to_run(self) -> bool:
@@ -51,6 +52,20 @@ class Plan:
 
     fixed: tuple[str, ...]
     cells: tuple[Planned, ...]
+
+    def judged(self, judge: Callable[[Sequence[Cell], Mapping[str, Any]], Sequence[str | None]]) -> Plan:
+        """The same, with the refusals that `judge` knows of each job's cells and its model.
+
+        Raises UsageError where the sweep is of one job: then it is no result, but a mistake.
+        """
+        reasons: dict[str, str] = {}
+        for job in self.jobs:
+            found = judge([c.cell for c in job.cells], job.cells[0].composed.config["model"])
+            reasons |= {c.id: why for c, why in zip(job.cells, found, strict=True) if why}
+            if reasons and len(self.grouped(self.cells)) == 1:
+                refused = next(c for c in job.cells if c.id in reasons)
+                raise UsageError(f"{cells.name(refused.cell)}: {reasons[refused.id]}")
+        return replace(self, cells=tuple(replace(c, refusal=reasons.get(c.id)) for c in self.cells))
 
     @property
     def jobs(self) -> list[Job]:
@@ -85,7 +100,7 @@ def plan(axes: Sequence[str], exclude: Iterable[Mapping[str, Any]], results: Pat
     planned: dict[str, Planned] = {}
     for overrides in kept:
         c = composer(overrides)
-        cell = cells.describe(c.config)
+        cell = cells.describe(c.config, refuse=False)
         key = cells.identify(cell)
         # Two ways to say one cell are one cell.
         planned.setdefault(key, Planned(overrides, c, cell, key, records.get(key)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from kvfrontier.runners import cell as cells
 from kvfrontier.runners import progress
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import Cell, Record, Search, check_writable, load_records
-from kvfrontier.runners.sweep.cells import Plan, plan
+from kvfrontier.runners.refusal import foresee
+from kvfrontier.runners.sweep.cells import Plan, Planned, plan
 from kvfrontier.runners.tables import show_table
 
 
@@ -43,12 +45,11 @@ def run(
     """
     planned = plan(axes, exclude, results, search)
     if dry_run:
-        _show_plan(planned, json_output)
+        _show_plan(planned.judged(_foreseen), json_output)
         return
     check_writable(results)
+    planned = planned.judged(cells.check)
     jobs = planned.jobs
-    for job in jobs:
-        cells.check([c.cell for c in job.cells], job.cells[0].composed.config["model"])
     crashed: list[str] = []
     if jobs:
         with progress.cells(sum(c.cell.context for job in jobs for c in job.cells), shown=in_process):
@@ -73,27 +74,50 @@ def run(
         )
 
 
+def _foreseen(asked: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
+    """What is known without the model's weights."""
+    return [foresee(cell, model) for cell in asked]
+
+
 def _show_plan(planned: Plan, json_output: bool) -> None:
     """Which jobs would run, with which cells, and which records exist."""
     if json_output:
         rows = [
-            {"id": c.id, "state": "to run" if c.to_run else "recorded", "status": c.record.status if c.record else None}
+            {"id": c.id, "state": _state(c), "status": c.record.status if c.record else None, "reason": c.refusal}
             | c.cell.model_dump()
             for c in planned.cells
         ]
         print(json.dumps({"jobs": len(planned.jobs), "cells": rows}))
         return
+    counts = Counter(map(_state, planned.cells))
+    states = [state for state in ("to run", "impossible", "recorded") if counts[state] or state != "impossible"]
     rows = []
     for members in planned.grouped(planned.cells):
-        first = members[0].cell
-        to_run = sum(c.to_run for c in members)
+        first, own = members[0].cell, Counter(map(_state, members))
         contexts, tasks = (c.cell.context for c in members), (cells.task_label(c.cell) for c in members)
-        counts = str(to_run), str(len(members) - to_run)
-        rows.append((first.model, cells.method_label(first), _listed(contexts), _listed(tasks), *counts))
-    columns = ("model", "method", "contexts", "tasks", "to run", "recorded")
-    show_table(f"{len(planned.jobs)} jobs to run", columns, rows, numbers=("to run", "recorded"))
-    total = sum(c.to_run for c in planned.cells)
-    print(f"cells to run: {total}, recorded: {len(planned.cells) - total}")
+        named = first.model, cells.method_label(first), _listed(contexts), _listed(tasks)
+        rows.append((*named, *(str(own[state]) for state in states)))
+    show_table(_jobs(len(planned.jobs)), ("model", "method", "contexts", "tasks", *states), rows, numbers=states)
+    print("cells " + ", ".join(f"{state}: {counts[state]}" for state in states))
+    for why, refused in _by_reason(planned.cells).items():
+        print(f"impossible: {_listed(cells.name(c.cell) for c in refused)}: {why}")
+
+
+def _jobs(n: int) -> str:
+    return {0: "nothing to run", 1: "1 job to run"}.get(n, f"{n} jobs to run")
+
+
+def _state(c: Planned) -> str:
+    """An impossible cell is recorded as infeasible when the sweep is run."""
+    return "recorded" if not c.to_run else "impossible" if c.refusal else "to run"
+
+
+def _by_reason(planned: Iterable[Planned]) -> dict[str, list[Planned]]:
+    found: dict[str, list[Planned]] = {}
+    for c in planned:
+        if c.refusal:
+            found.setdefault(c.refusal, []).append(c)
+    return found
 
 
 def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool) -> None:
@@ -114,7 +138,7 @@ def _show_results(planned: Plan, there: Mapping[str, Record], json_output: bool)
         (cells.method_label(c.cell), cells.task_label(c.cell), _context(c.cell, r), *_figures(r), _status(r))
         for c, r in found
     ]
-    columns = ("method", "task", "context", "score", "state", "share", "TTFT", "decode", "status")
+    columns = ("method", "task", "context", "score", "live", "share16", "TTFT", "decode", "status")
     show_table(None, columns, rows, numbers=columns[2:-1])
     print(f"cells run: {ran}, recorded before: {len(found) - ran}, failed: {failed}")
 
@@ -134,19 +158,21 @@ def _found(search: Search) -> str:
 
 
 def _figures(record: Record | None) -> list[str]:
-    """Score, live state, share of dense at 16 bits, seconds to the first token, decoded tokens a second."""
+    """Score, live state, share of dense at 16 bits where the score was made, seconds to the first token and for each
+    after."""
     if record is None:
         return [""] * 5
     score = record.quality.scores.get(record.quality.primary)
-    memory, time = record.memory, record.time
+    memory, time, held = record.memory, record.time, record.quality.state
+    share = held.share16 if held else memory.share16
     return [
         _found(record.search) if record.search else f"{score.value:.3g}" if score else "",
         f"{(memory.live_payload + (memory.live_slack or 0)) / 2**20:.2f} MiB"
         if memory.live_payload is not None
         else "",
-        f"{memory.share16:.1%}" if memory.share16 is not None else "",
+        f"{share:.1%}" if share is not None else "",
         f"{time.prefill.median:.2f} s" if time.prefill else "",
-        f"{time.decode_tokens_per_second:.1f}/s" if time.decode_tokens_per_second else "",
+        f"{time.decode.median * 1e3:.1f} ms" if time.decode else "",
     ]
 
 

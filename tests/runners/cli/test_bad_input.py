@@ -20,6 +20,18 @@ MISTAKES = {
     "text for a number": (["context=long"], "context='long' must be a whole number"),
     "wrong type": (["method=window", "method.window=wide"], "method.window='wide'"),
     "budget smaller than the sinks": (["method=sinks", "method.budget=3"], "budget 3 leaves no token beside 4 sinks"),
+    "bytes smaller than the sinks": (["method=sinks", "budget=2"], "holds more at the smallest method.window; raise"),
+    "method that cannot serve the model": (["method=mla"], "mla on tiny"),
+    "method that cannot serve the model, planned": (["method=mla", "--dry-run"], "has no latents to hold"),
+    "missing backend in a sweep": (["-m", "method.backend=eager,flash_attn"], "pip install 'kvfrontier[flash_attn]'"),
+    "parameter of an axis": (
+        ["method=cached", "method/selection=window", "method/memory=compressive", "method.memory.rate=0"],
+        "set method.memory.rate",
+    ),
+    "group of a store": (
+        ["method=cached", "method/store=kivi4", "method.store.group=48"],
+        "change method.store.residual or method.store.group",
+    ),
     "context longer than the positions": (["context=9000"], "context 9000 is longer than the 8192 positions"),
     "context too short for the task": (["context=192"], "context 192 is too short"),
     "context too short in a sweep": (["-m", "context=384,192"], "context 192 is too short"),

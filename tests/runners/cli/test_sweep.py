@@ -56,6 +56,37 @@ def test_a_dry_run_leaves_no_folder(run, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_what_a_method_cannot_serve_is_a_result_of_a_sweep(run, tmp_path):
+    plan = run("-m", "method=window,mla", "--dry-run")
+    assert "cells to run: 1, impossible: 1, recorded: 0" in plan.out
+    assert "no latents to hold" in plan.out
+    answer = run("-m", "method=window,mla", "--json")
+    assert answer.code == 0, answer.err
+    served, refused = answer.json["cells"]
+    assert (served["status"], refused["status"]) == ("ok", "infeasible")
+    assert "no latents to hold" in refused["reason"]
+    (record,) = (r for r in load_records(tmp_path / "results") if r.id == refused["id"])
+    blocks = (record.quality, record.memory, record.time)
+    assert all((b.status, b.reason) == ("infeasible", refused["reason"]) for b in blocks)
+    assert run("-m", "method=window,mla", "--json").json["ran"] == 0
+
+
+@pytest.mark.parametrize(
+    ("axes", "why"),
+    [
+        (["method=cached", "method/selection=h2o,snapkv", "method/store=kivi,dense"], "cannot lose one"),
+        (["method=window,sinks", "budget=2"], "holds more at the smallest method.window"),
+        (["method=dense,self_extend", "context=8192,384"], None),
+    ],
+)
+def test_a_plan_says_which_cells_are_impossible(run, axes, why):
+    """A composition that its axes refuse; a budget below the smallest setting; and what only seems so."""
+    planned = run("-m", *axes, "model.head_dim=32", "--dry-run", "--json").json["cells"]
+    reasons = [c["reason"] for c in planned if c["state"] == "impossible"]
+    assert len(reasons) == (why is not None)
+    assert all(why in reason for reason in reasons)
+
+
 def test_a_sweep_file_says_axes_and_exceptions(run, tmp_path):
     folder = tmp_path / "mine" / "sweep"
     folder.mkdir(parents=True)

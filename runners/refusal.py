@@ -1,0 +1,82 @@
+"""Whether a method can serve a cell, known before the cell is run. Of several methods in a sweep, one that cannot is a
+result (`infeasible`), and the others run; alone, it is a mistake of the person who asked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from kvfrontier.methods import Dense, registry
+from kvfrontier.methods.attend import NoBackend
+from kvfrontier.runners import models
+from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.record import Cell, canonical_json
+from kvfrontier.runners.session import Session
+
+
+def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
+    """Why the cell's method cannot serve `model` (of transformers) at the cell's context, in a sentence; None where it
+    can. Where `read`, two tokens are read besides, in which the method looks at every layer.
+
+    Raises UsageError for a backend that is missing, which is a matter of the machine.
+    """
+    if cell.budget is not None and cell.budget.infeasible:
+        return (
+            f"budget={cell.budget.asked} is {cell.budget.limit:,} bytes, and {cell.method['name']} holds more at the "
+            f"smallest method.{cell.budget.knob}; raise budget"
+        )
+    try:
+        with Session(model, registry.build(cell.method)) as session:
+            session.check_length(cell.context)
+            if read:
+                session.prefill(torch.zeros(1, 2, dtype=torch.long, device=session.layers[0].device))
+    except NoBackend as error:
+        raise UsageError(str(error)) from error
+    except ValueError as error:
+        return _placed(str(error), cell.method)
+    return None
+
+
+def foresee(cell: Cell, model: Mapping[str, Any]) -> str | None:
+    """As `refusal`, for a model that is not loaded: from its shapes alone, by the keys of configs/model.
+
+    Raises UsageError where the model is unknown, or none that any method can serve.
+    """
+    mode, skeleton = _skeleton(canonical_json({**model, "device": "cpu"}))
+    with mode, torch.no_grad():
+        return refusal(cell, skeleton, read=False)
+
+
+@lru_cache(maxsize=1)
+def _skeleton(model: str) -> tuple[Any, Any]:
+    """A model of fake tensors, and the mode that they live in."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode()
+    with mode, torch.no_grad():
+        skeleton = models.skeleton(json.loads(model))
+        check_model(skeleton)
+    return mode, skeleton
+
+
+def check_model(model: Any) -> None:
+    """Raise UsageError where no method can serve a model."""
+    with Session(model, Dense()):
+        pass
+
+
+def _placed(sentence: str, params: Mapping[str, Any]) -> str:
+    """The sentence, with parameters of axes named where they are: `method.group` is `method.store.group` under
+    `method=cached`."""
+
+    def path(found: re.Match[str]) -> str:
+        key = found[1]
+        axes = [axis for axis, own in params.items() if isinstance(own, Mapping) and key in own]
+        return f"method.{axes[0]}.{key}" if key not in params and len(axes) == 1 else found[0]
+
+    return re.sub(r"\bmethod\.(\w+)", path, sentence)
