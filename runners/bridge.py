@@ -654,13 +654,14 @@ class Bridge:
         ids: Tensor | None = None,
         embeds: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        keep: int | None = 1,
+        keep: int | Tensor | None = 1,
         hidden: bool = False,
     ) -> Tensor:
         """One forward of the model over new tokens.
 
         positions [B, T]; ids [B, T] or embeds [B, T, hidden]; attention_mask [B, seen + T] for a hybrid's padded rows.
-        Returns logits [B, keep, V] of the last `keep` positions (None: all), or with `hidden` the last hidden states.
+        Returns logits [B, keep, V] of the last `keep` positions (None: all; [n]: of these places of the call), or with
+        `hidden` the last hidden states.
         """
         checking = not self._checked and not isinstance(positions, FakeTensor)
         forward = _Forward(self, caller, positions, checking)
@@ -688,6 +689,8 @@ class Bridge:
             )
         if checking:
             self._finish_check(forward)
+        if isinstance(keep, Tensor):
+            return logits if self._keeps_logits else logits[:, keep]
         return logits if keep is None else logits[:, -keep:]
 
     def unrotated(self, index: int, q: Tensor, k: Tensor, rotated: Any, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,14 @@
 
 A mask would not do. A method that evicts moves tokens to other slots, and the padding of a row would then stand where
 another row's tokens are. Rows apart are exact for every method; all else of the model stays batched.
+
+A prompt may come padded on the left, or packed: rows one after the other in one sequence, which works on no padding.
+What is held is the same, and afterwards both go on alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +27,36 @@ class Rows(State):
 
     rows: list[Any] = field(default_factory=list)
     seen: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a packed forward holds of one row: tokens `start` to `end` of it, without padding."""
+
+    row: int
+    start: int
+    end: int
+
+    @property
+    def tokens(self) -> int:
+        return self.end - self.start
+
+
+def pack(lengths: Sequence[int], chunk: int | None) -> list[list[Piece]]:
+    """The pieces of each forward: rows one after the other, `chunk` tokens a forward (None: all at once)."""
+    forwards: list[list[Piece]] = [[]]
+    room = chunk or sum(lengths)
+    for row, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            if not room:
+                forwards.append([])
+                room = chunk or 0
+            end = min(length, start + room)
+            forwards[-1].append(Piece(row, start, end))
+            room -= end - start
+            start = end
+    return forwards
 
 
 @dataclass(frozen=True)
@@ -66,6 +99,25 @@ class PerRow(Method):
             own = replace(step, pos=step.pos[b : b + 1, p:], start=seen, pads=None, unrotated=pre)
             q_row, k_row, v_row = (x[b : b + 1, :, p:] for x in (q, k, v))
             out[b : b + 1, :, p:] = self.inner.attend(q_row, k_row, v_row, row, layer, own)
+        return out
+
+    def attend_packed(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, layer: Layer, step: Step, pieces: Sequence[Piece]
+    ) -> Tensor:
+        """As `attend`, where the one sequence of the call, q [1, Hq, T, D], is pieces of rows one after the other."""
+        out = q.new_zeros(*q.shape[:3], v.shape[3])
+        first = 0
+        for piece in pieces:
+            here = slice(first, first + piece.tokens)
+            first += piece.tokens
+
+            def pre(here: slice = here) -> tuple[Tensor, Tensor]:
+                q_pre, k_pre = step.pre()
+                return q_pre[:, :, here], k_pre[:, :, here]
+
+            own = replace(step, pos=step.pos[:, here], start=piece.start, pads=None, unrotated=pre)
+            q_row, k_row, v_row = (x[:, :, here] for x in (q, k, v))
+            out[:, :, here] = self.inner.attend(q_row, k_row, v_row, state.rows[piece.row], layer, own)
         return out
 
     def seal(self, state: Any, layer: Layer) -> None:

@@ -28,7 +28,7 @@ from kvfrontier.methods.per_layer import PerLayer
 from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.bridge import Bridge, TokenCount, UnsupportedModel
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.rows import PerRow, Rows, left_pads
+from kvfrontier.runners.rows import PerRow, Piece, Rows, left_pads, pack
 
 #: Tokens that `forced` feeds in one call where the method does not mind.
 FORCED_STEP = 64
@@ -172,6 +172,8 @@ class Session:
         self._sealed = self._decoded = False
         self._phase: Phase = "prefill"
         self._step: tuple[Tensor, int] | None = None
+        #: Of a packed forward, what it holds of which row.
+        self._pieces: Sequence[Piece] | None = None
         if self._cache is not None:
             self._cache.n = 0
             self._cache.load(None)
@@ -330,6 +332,62 @@ class Session:
             self.seal()
         assert self.last_logits is not None
         return self.last_logits
+
+    def prefill_packed(self, rows: Sequence[Tensor], *, chunk: int | None = None, seal: bool = True) -> Tensor:
+        """Read prompts of unequal length without padding: one after the other, `chunk` tokens of them a forward.
+
+        rows: token ids [T_b] of each. Afterwards the text stands as after a prefill of the same rows padded on the
+        left. Returns the logits [B, V] (float32) of each row's last position. Raises ValueError for a model that keeps
+        more than keys and values, and for a method that reads a text in an order of its own.
+        """
+        lengths = [len(row) for row in rows]
+        if not rows or not all(lengths) or any(row.ndim != 1 for row in rows):
+            raise ValueError("packed prompts are a list of token ids [T], each of at least one token")
+        if self.states:
+            raise RuntimeError("prefill_packed after prefill: call reset() to begin another text")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk {chunk} holds no token; give at least 1, or None for one call")
+        bridge, cache, longest = self.bridge, self._cache, max(lengths)
+        assert cache is not None
+        keeps_more = bridge.recurrent or bridge.latents or not bridge.takes_positions
+        if keeps_more or self.method.drives or self.method.rereads:
+            raise ValueError(
+                f"{type(self.model).__name__} with {type(self.method).__name__} cannot read packed prompts; pad them "
+                "on the left, or give them one by one"
+            )
+        pads = tuple(longest - n for n in lengths)
+        self._check_length(longest, pads)
+        ids = [row.to(bridge.layers[0].device) for row in rows]
+
+        def act() -> Tensor:
+            self._begin(len(rows), pads)
+            self._phase = "prefill"
+            with torch.set_grad_enabled(self.grad):
+                found = [logits for pieces in pack(lengths, chunk) for logits in self._read_packed(ids, pieces)]
+            cache.n = longest
+            return torch.cat(found)
+
+        self.last_logits = logits = self._guard(act)
+        self._prompt = longest
+        if seal:
+            self.seal()
+        return logits
+
+    def _read_packed(self, ids: Sequence[Tensor], pieces: Sequence[Piece]) -> Iterator[Tensor]:
+        """One forward over pieces of rows; logits [1, V] of each row that ends in it, in order."""
+        assert self._cache is not None
+        packed = torch.cat([ids[piece.row][piece.start : piece.end] for piece in pieces])[None]
+        positions = torch.cat([torch.arange(p.start, p.end, device=packed.device) for p in pieces])[None]
+        last, ending = 0, []
+        for piece in pieces:
+            last += piece.tokens
+            if piece.end == len(ids[piece.row]):
+                ending.append(last - 1)
+        self._step, self._pieces = (positions, 0), pieces
+        keep = torch.tensor(ending or [0], device=packed.device)
+        logits = self.bridge.forward(self, self._cache, positions, ids=packed, keep=keep)
+        self._step = self._pieces = None
+        yield from logits.float()[0, : len(ending)].split(1) if ending else ()
 
     def seal(self) -> None:
         """The prompt has ended: methods that compress do so now. Idempotent."""
@@ -544,7 +602,11 @@ class Session:
         if after < len(self.states) and self._prefetching[after]:
             self._serving[after].prefetch(self.states[after], self._layer(after))
         step = Step(positions, start, self._phase, self._pads, sinks, pre)
-        return self._serving[index].attend(q, k, v, self.states[index], self._layer(index), step)
+        serving = self._serving[index]
+        if self._pieces is not None:
+            assert isinstance(serving, PerRow)
+            return serving.attend_packed(q, k, v, self.states[index], self._layer(index), step, self._pieces)
+        return serving.attend(q, k, v, self.states[index], self._layer(index), step)
 
     def latent(self, index: int, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return self._serving[index].latent(a, b, self.states[index], self._layer(index))

@@ -16,7 +16,8 @@ from kvfrontier.methods.contract import Method, Step
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.state import Bytes, measure
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.rows import PerRow, left_pads
+from kvfrontier.runners.peak import track
+from kvfrontier.runners.rows import PerRow, Piece, left_pads, pack
 from kvfrontier.runners.session import Session
 
 PROMPT = 50
@@ -198,21 +199,93 @@ def test_left_padded_rows_equal_each_row_alone(model: Any, method: Method, chunk
     for b, pad in enumerate(pads):
         mask[b, :pad] = 0
     with Session(model, method) as s:
-        alone = []
+        alone, held = [], 0
         for b, pad in enumerate(pads):
             s.reset()
             rows = [s.prefill(ids[b : b + 1, pad:PROMPT])]
             alone.append(torch.stack(rows + [s.decode(ids[b : b + 1, i : i + 1]) for i in range(PROMPT, 70)], 1))
+            held += s.state_bytes().payload
         s.reset()
         batch = [s.prefill(ids[:, :PROMPT], chunk=chunk, attention_mask=mask)]
         batch += [s.decode(ids[:, i : i + 1]) for i in range(PROMPT, 70)]
         assert s.state_bytes() == s.footprint().held
+        # Recompute runs the rectangle again, and holds the token ids of all of it.
+        assert s.state_bytes().payload == held + (8 * sum(pads) if isinstance(method, type(methods.Recompute())) else 0)
         assert all(isinstance(m, PerRow) for m in s.methods)
         s.reset()
         s.prefill(ids[:, :PROMPT], attention_mask=torch.ones_like(mask))
         assert not any(isinstance(m, PerRow) for m in s.methods)
     tolerance = 1e-4 if chunk is None or method.chunk_invariant else 1.0
     assert torch.allclose(torch.stack(batch, 1), torch.cat(alone), atol=tolerance)
+
+
+PACKABLE = [name for name, method in ALL.items() if not method.drives]
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_packed_rows_equal_each_row_alone_and_hold_only_what_they_need(
+    model: Any, name: str, chunk: int | None
+) -> None:
+    ids, lengths, method = tokens(4), (50, 31, 3, 43), ALL[name]
+    with Session(model, method) as s:
+        alone, held = [], 0
+        for b, n in enumerate(lengths):
+            s.reset()
+            rows = [s.prefill(ids[b : b + 1, :n])]
+            alone.append(torch.stack(rows + [s.decode(ids[b : b + 1, i : i + 1]) for i in range(60, 70)], 1))
+            held += s.state_bytes().payload
+        s.reset()
+        batch = [s.prefill_packed([ids[b, :n] for b, n in enumerate(lengths)], chunk=chunk)]
+        assert s.state_bytes() == s.footprint().held
+        batch += [s.decode(ids[:, i : i + 1]) for i in range(60, 70)]
+        assert s.state_bytes() == s.footprint().held
+        assert s.state_bytes().payload == held
+    tolerance = 1e-4 if chunk is None or method.chunk_invariant else 1.0
+    assert torch.allclose(torch.stack(batch, 1), torch.cat(alone), atol=tolerance)
+
+
+def test_packed_rows_work_on_no_padding(model: Any) -> None:
+    ids, lengths = tokens(4), (60, 5, 5, 5)
+    mask = torch.zeros(4, 60, dtype=torch.long)
+    for b, n in enumerate(lengths):
+        mask[b, 60 - n :] = 1
+    peaks = []
+    for packed in (True, False):
+        with track("cpu", external=model.parameters()) as memory, Session(model, methods.Dense()) as s:
+            memory.tell_apart(lambda: s.state, model.get_output_embeddings())
+            if packed:
+                s.prefill_packed([ids[b, :n] for b, n in enumerate(lengths)])
+            else:
+                s.prefill(ids[:, :60], attention_mask=mask)
+            held = s.state_bytes()
+            peaks.append(memory.peak_parts)
+    less, more = peaks
+    assert held.live == less.state + less.slack == more.state + more.slack
+    assert less.activations < more.activations / 2, "75 tokens are worked on instead of 240"
+
+
+def test_a_packed_forward_holds_pieces_of_rows_in_order() -> None:
+    assert pack([3, 5], None) == [[Piece(0, 0, 3), Piece(1, 0, 5)]]
+    assert pack([3, 5, 1], 4) == [
+        [Piece(0, 0, 3), Piece(1, 0, 1)],
+        [Piece(1, 1, 5)],
+        [Piece(2, 0, 1)],
+    ]
+
+
+def test_what_cannot_be_packed_says_so(model: Any) -> None:
+    rows = [tokens()[0, :4], tokens()[1, :7]]
+    with Session(model, methods.Recompute()) as s, pytest.raises(ValueError, match="cannot read packed prompts"):
+        s.prefill_packed(rows)
+    with Session(model, methods.Dense()) as s:
+        with pytest.raises(ValueError, match="each of at least one token"):
+            s.prefill_packed([rows[0], rows[1][:0]])
+        with pytest.raises(ValueError, match="chunk 0"):
+            s.prefill_packed(rows, chunk=0)
+        s.prefill_packed(rows)
+        with pytest.raises(RuntimeError, match="reset"):
+            s.prefill_packed(rows)
 
 
 def test_a_mask_that_is_not_left_padding_is_refused() -> None:
