@@ -40,7 +40,7 @@ from kvfrontier.runners.record import (
     content_hash,
     record_id,
 )
-from kvfrontier.runners.refusal import check_model, foresee, refusal
+from kvfrontier.runners.refusal import Judge, check_model, foresee, refusal
 from kvfrontier.runners.search import process
 from kvfrontier.runners.search import run as searches
 from kvfrontier.runners.search import settings as search_settings
@@ -174,7 +174,8 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
             raise UsageError(
                 f"meter.decode_tokens={decode_tokens} leaves nothing of context {cell.context} to prefill; lower it"
             )
-    reasons = [_refusal(cell, model, loaded) for cell in cells]
+    refused = Judge(lambda cell: _refusal(cell, model, loaded))
+    reasons = [refused(cell) for cell in cells]
     for cell, reason in zip(cells, reasons, strict=True):
         if cell.search and not reason:
             searches.check(cell, model)
@@ -218,6 +219,7 @@ class Bench:
         self._cell, self._model = cell, model
         self._measured: dict[str, tuple[Memory, Time, Limit | None]] = {}
         self._fitted: list[int] = []
+        self._refused = Judge(lambda cell: _refusal(cell, model, None if cell.search else self.loaded))
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -253,7 +255,7 @@ class Bench:
         )
 
     def _blocks(self, cell: Cell, say: Callable[[str], None]) -> _Blocks:
-        reason = _refusal(cell, self._model, None if cell.search else self.loaded)
+        reason = self._refused(cell)
         if reason:
             refused: dict[str, Any] = {"status": "infeasible", "reason": reason}
             facts = {} if cell.search else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,21 @@ def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
     except ValueError as error:
         return _placed(str(error), cell.method)
     return None
+
+
+class Judge:
+    """Asks once for cells that differ in what the method does not see: task, seed, protocol."""
+
+    def __init__(self, judge: Callable[[Cell], str | None]):
+        self._judge = judge
+        self._known: dict[str, str | None] = {}
+
+    def __call__(self, cell: Cell) -> str | None:
+        budget = cell.budget.model_dump() if cell.budget else None
+        key = canonical_json([cell.method, cell.context, budget])
+        if key not in self._known:
+            self._known[key] = self._judge(cell)
+        return self._known[key]
 
 
 def foresee(cell: Cell, model: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from kvfrontier.runners import cell as cells
 from kvfrontier.runners import progress
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import Cell, Record, Search, check_writable, load_records
-from kvfrontier.runners.refusal import foresee
+from kvfrontier.runners.refusal import Judge, foresee
 from kvfrontier.runners.sweep.cells import Plan, Planned, plan
 from kvfrontier.runners.tables import show_table
 
@@ -76,7 +76,7 @@ def run(
 
 def _foreseen(asked: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
     """What is known without the model's weights."""
-    return [foresee(cell, model) for cell in asked]
+    return list(map(Judge(lambda cell: foresee(cell, model)), asked))
 
 
 def _show_plan(planned: Plan, json_output: bool) -> None:
