@@ -188,7 +188,7 @@ def _draw_front(
                 [x, x], [score.low, score.high], color=look.light, alpha=0.45, linewidth=1.3, zorder=3, clip_on=False
             )
         if spot.grown > spot.x:
-            bars += [((x, spot.y), (spot.grown, spot.y)), ((spot.grown, spot.y), (spot.grown, spot.y))]
+            bars.append(((x, spot.y), (spot.grown, spot.y)))
             axes.plot([x, spot.grown], [spot.y] * 2, color=look.light, alpha=0.45, linewidth=1.1, zorder=3)
             axes.plot([spot.grown], [spot.y], color=look.light, alpha=0.6, marker=">", markersize=3.4, zorder=3)
         hollow = not row.competes
@@ -206,7 +206,8 @@ def _draw_front(
         names.append((x, spot.y, text, spot in best))
     bottom, top = limits.quality
     cross = [line for x, y in crossed for line in (((left, y), (right, y)), ((x, bottom), (x, top)))]
-    _write_labels(axes, names, [*bars, *cross, *pairwise(stairs)])
+    heads = [(s.grown, s.y) for s in spots if s.grown > s.x]
+    _write_labels(axes, names, [*bars, *cross, *pairwise(stairs)], heads)
     named = ", ".join(s.row.method for s in best)
     words = f"At {context:,} tokens: {len(spots)} methods; on the Pareto front {named or 'none'}."
     return Drawing(owner(axes), words, tips)
@@ -248,8 +249,9 @@ def _write_labels(
     axes: Axes,
     names: Sequence[tuple[float, float, str, bool]],
     lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    heads: Sequence[tuple[float, float]],
 ) -> None:
-    """Names beside their points; `lines` (upright or level) are better not written over."""
+    """Names beside their points; `lines` (upright or level) are better not written over, arrowheads much better."""
     canvas = FigureCanvasAgg(owner(axes))
     scale = 72 / canvas.figure.dpi
 
@@ -266,6 +268,8 @@ def _write_labels(
     for (x0, y0), (x1, y1) in lines:
         (a, b), (c, d) = points(x0, y0), points(x1, y1)
         obstacles.append((min(a, c) - 0.8, min(b, d) - 0.8, max(a, c) + 0.8, max(b, d) + 0.8))
+    for x, y in (points(*head) for head in heads):
+        obstacles += [(x - 3, y - 3, x + 3, y + 3)] * 3
     box = axes.get_window_extent()
     frame = (box.x0 * scale + 1, box.y0 * scale + 2, box.x1 * scale + 3, box.y1 * scale + 3)
     for (_, _, text, bold), found in zip(names, labels.place(tags, frame, obstacles), strict=True):

@@ -112,8 +112,8 @@ def fields(board: Board, standings: Standings) -> list[Field]:
     if any(row.largest_batch for row in board.rows):
         found.append(
             Field("Time", "tokens/s, largest batch", "Decoded tokens a second at the largest batch of this context "
-                  "that fits in memory, each try in a process of its own; in brackets that batch, and what the process "
-                  "might take.", lambda r: _throughput(r), rising=False)
+                  "that fits in memory, each try in a process of its own.", lambda r: _throughput(r),
+                  small="that batch, and what the process might take", rising=False)
         )  # fmt: skip
     return found
 

@@ -18,7 +18,7 @@ from kvfrontier.runners.tables import show_table
 
 COLUMNS = (
     "method", "context", "batch", "weights", "state", "prefill peak", "decode peak", "fits", "max context", "max batch",
-    "TTFT", "a token",
+    "TTFT", "decode",
 )  # fmt: skip
 _GIB = 1 << 30
 
