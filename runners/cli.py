@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, show-prompt, bench-self."""
+"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, show-prompt, protocol, bench-self."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier report results/ -o report                   tables, figures and a page from records
   kvfrontier rescore results/                            stored answers, scored again without a model
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
+  kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
@@ -250,6 +251,26 @@ def _parser() -> argparse.ArgumentParser:
     prompt.add_argument("--json", action="store_true", help="JSON, with the token ids")
     prompt.set_defaults(serve=_show_prompt)
 
+    protocol = commands.add_parser(
+        "protocol",
+        help="what decides whether two scores may be put together",
+        description=dedent("""\
+            show: the task hash and what it is made of (version, template, metric, truncation, stop rule, compress_at),
+            the sample set and the protocol, of records or of the cell that words describe. diff: whether scores of two
+            sides may stand in one column, be compared sample by sample, and have their bytes and seconds side by side,
+            and why not. A side is a file, a folder, or words in quotes.
+
+              kvfrontier protocol show task=needle context=1024
+              kvfrontier protocol diff mine.jsonl theirs.jsonl
+              kvfrontier protocol diff results/ "task=needle task.compress_at=prompt context=1024"
+            """),
+        formatter_class=raw,
+    )
+    protocol.add_argument("what", choices=("show", "diff"))
+    protocol.add_argument("sides", nargs="+", metavar="PATH|KEY=VALUE", help="records, or words as for kvfrontier run")
+    protocol.add_argument("--json", action="store_true", help="JSON instead of text")
+    protocol.set_defaults(serve=_protocol)
+
     bench = commands.add_parser(
         "bench-self",
         help="our dense attention beside transformers' own, as ratios of one run",
@@ -381,6 +402,18 @@ def _show_prompt(options: argparse.Namespace) -> int:
     from kvfrontier.runners.review import prompts
 
     prompts.show(options.words, options.records, run_now=options.run, as_json=options.json)
+    return 0
+
+
+def _protocol(options: argparse.Namespace) -> int:
+    from kvfrontier.runners.review import protocol
+
+    if options.what == "show":
+        protocol.show(options.sides, as_json=options.json)
+    elif len(options.sides) != 2:
+        raise UsageError(f"protocol diff compares two sides, and got {len(options.sides)}; put the words of one in quotes")
+    else:
+        protocol.diff(*options.sides, as_json=options.json)
     return 0
 
 
