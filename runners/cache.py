@@ -95,7 +95,7 @@ def digest(path: Path) -> str:
         return known["sha256"]
     value = sha256_of(path)
     with _says_where_the_cache_is():
-        _write_whole(memo, json.dumps({"state": state, "sha256": value}).encode())
+        write_whole(memo, json.dumps({"state": state, "sha256": value}).encode())
     return value
 
 
@@ -118,7 +118,7 @@ def _says_where_the_cache_is() -> Iterator[None]:
         ) from error
 
 
-def _write_whole(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes) -> None:
     """Write a file that is there whole or not at all. It takes no lock: two writers have the same to write."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.{os.getpid()}.part")

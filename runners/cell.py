@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kvfrontier.methods import Dense, registry
+from kvfrontier.methods import Dense, Method, registry
 from kvfrontier.runners import budget as budgets
 from kvfrontier.runners import compose, environment, meter, models, tasks, tracker
 from kvfrontier.runners import limit as limits
@@ -41,10 +41,10 @@ from kvfrontier.runners.record import (
     record_id,
 )
 from kvfrontier.runners.refusal import Judge, check_model, foresee, refusal
-from kvfrontier.runners.search import process
-from kvfrontier.runners.search import run as searches
 from kvfrontier.runners.search import settings as search_settings
-from kvfrontier.runners.session import Session
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.session import Session
 
 #: Of a cell with a search.
 _NO_TASK = {"name": "none", "version": 1}
@@ -176,6 +176,8 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
             )
     refused = Judge(lambda cell: _refusal(cell, model, loaded))
     reasons = [refused(cell) for cell in cells]
+    from kvfrontier.runners.search import run as searches
+
     for cell, reason in zip(cells, reasons, strict=True):
         if cell.search and not reason:
             searches.check(cell, model)
@@ -261,18 +263,20 @@ class Bench:
             facts = {} if cell.search else None
             return _Blocks(Quality(**refused), Memory(**refused), Time(**refused), model=facts)
         if cell.search:
+            from kvfrontier.runners.search import run as searches
+
             _load.cache_clear()  # what a model of this process held would be missing there
             found = searches.search(cell, self._model, say)
             return _Blocks(Quality(status="skipped"), found.memory, found.time, found.limit, found.search, found.model)
         return _Blocks(_feasible(lambda: self._quality(cell, say)), *self._measure(cell, say))
 
     def _open(self, cell: Cell) -> Callable[[], Session]:
-        return lambda: Session(self.loaded.model, registry.build(cell.method))
+        return lambda: _session(self.loaded.model, registry.build(cell.method))
 
     def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
         return _task(cell).run(
             self._open(cell),
-            lambda: Session(self.loaded.model, Dense()),
+            lambda: _session(self.loaded.model, Dense()),
             self.loaded,
             cell.context,
             cell.seed,
@@ -294,6 +298,9 @@ class Bench:
             say("time")
             limit = None
             if cell.memory_limit:
+                from kvfrontier.runners.search import process
+                from kvfrontier.runners.search import run as searches
+
                 limit, report = process.run(searches.request(cell, self._model))
                 time = report.time
             else:
@@ -316,6 +323,12 @@ def random_ids(cell: Cell, loaded: LoadedModel) -> torch.Tensor:
     vocabulary = loaded.model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(cell.seed)
     return torch.randint(vocabulary, (cell.batch, cell.context), generator=generator).to(loaded.device)
+
+
+def _session(model: Any, method: Method) -> Session:
+    from kvfrontier.runners.session import Session  # which loads transformers: planning a sweep does without
+
+    return Session(model, method)
 
 
 def _feasible(quality: Callable[[], Quality]) -> Quality:

@@ -3,10 +3,14 @@ result (`infeasible`), and the others run; alone, it is a mistake of the person 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +18,9 @@ import torch
 from kvfrontier.methods import Dense, registry
 from kvfrontier.methods.attend import NoBackend
 from kvfrontier.runners import models
+from kvfrontier.runners.cache import cache_dir, read_json, write_whole
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.record import Cell, canonical_json
-from kvfrontier.runners.session import Session
+from kvfrontier.runners.record import Cell, canonical_json, content_hash
 
 
 def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
@@ -30,6 +34,8 @@ def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
             f"budget={cell.budget.asked} is {cell.budget.limit:,} bytes, and {cell.method['name']} holds more at the "
             f"smallest method.{cell.budget.knob}; raise budget"
         )
+    from kvfrontier.runners.session import Session  # which loads transformers
+
     try:
         with Session(model, registry.build(cell.method)) as session:
             session.check_length(cell.context)
@@ -43,18 +49,44 @@ def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
 
 
 class Judge:
-    """Asks once for cells that differ in what the method does not see: task, seed, protocol."""
+    """Asks once for cells that differ in what the method does not see: task, seed, protocol. `known`: what has been
+    answered already, and what is answered now."""
 
-    def __init__(self, judge: Callable[[Cell], str | None]):
+    def __init__(self, judge: Callable[[Cell], str | None], known: dict[str, str | None] | None = None):
         self._judge = judge
-        self._known: dict[str, str | None] = {}
+        self._known = {} if known is None else known
 
     def __call__(self, cell: Cell) -> str | None:
         budget = cell.budget.model_dump() if cell.budget else None
-        key = canonical_json([cell.method, cell.context, budget])
+        key = content_hash([cell.method, registry.source_hash(cell.method), cell.context, budget])
         if key not in self._known:
             self._known[key] = self._judge(cell)
         return self._known[key]
+
+
+def foreseen(cells: Iterable[Cell], model: Mapping[str, Any]) -> list[str | None]:
+    """`foresee` for each cell. Answers are kept in the user's cache, for as long as the sources that decide them stay:
+    a model's shapes take seconds to make."""
+    if model["kind"] == "hf" and not model.get("architecture"):
+        # What lies at a path may change.
+        return list(map(Judge(lambda cell: foresee(cell, model)), cells))
+    memo = cache_dir() / "foreseen" / f"{content_hash([model, *_deciding()])[:32]}.json"
+    known = read_json(memo)
+    before = len(known)
+    found = list(map(Judge(lambda cell: foresee(cell, model), known), cells))
+    if len(known) > before:
+        with suppress(OSError):  # where the cache cannot be written, the next one asks again
+            write_whole(memo, json.dumps(known).encode())
+    return found
+
+
+@cache
+def _deciding() -> tuple[str, ...]:
+    """Versions and sources that decide what a model and a method are to each other, the method's own apart."""
+    here = Path(__file__).parent
+    files = [here / "bridge.py", here / "session.py", Path(__file__), *sorted((here / "models").glob("*.py"))]
+    source = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return version("torch"), version("transformers"), source
 
 
 def foresee(cell: Cell, model: Mapping[str, Any]) -> str | None:
@@ -81,6 +113,8 @@ def _skeleton(model: str) -> tuple[Any, Any]:
 
 def check_model(model: Any) -> None:
     """Raise UsageError where no method can serve a model."""
+    from kvfrontier.runners.session import Session
+
     with Session(model, Dense()):
         pass
 

@@ -12,7 +12,7 @@ from kvfrontier.runners import cell as cells
 from kvfrontier.runners import progress
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import Cell, Record, Search, check_writable, load_records
-from kvfrontier.runners.refusal import Judge, foresee
+from kvfrontier.runners.refusal import foreseen
 from kvfrontier.runners.sweep.cells import Plan, Planned, plan
 from kvfrontier.runners.tables import show_table
 
@@ -45,7 +45,7 @@ def run(
     """
     planned = plan(axes, exclude, results, search)
     if dry_run:
-        _show_plan(planned.judged(_foreseen), json_output)
+        _show_plan(planned.judged(foreseen), json_output)
         return
     check_writable(results)
     planned = planned.judged(cells.check)
@@ -72,11 +72,6 @@ def run(
                 ]
             )
         )
-
-
-def _foreseen(asked: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
-    """What is known without the model's weights."""
-    return list(map(Judge(lambda cell: foresee(cell, model)), asked))
 
 
 def _show_plan(planned: Plan, json_output: bool) -> None:
