@@ -10,29 +10,39 @@ from typing import Any, TypeVar
 
 from kvfrontier.analysis.rows import WORST, Answer, Board, Column, Row, Setting, canonical, order
 from kvfrontier.analysis.stats import bootstrap, units, wilson
-from kvfrontier.runners.record import Memory, Quality, Record, Score, Status, Time
+from kvfrontier.runners.record import BadRecords, Memory, Quality, Record, Score, Status, Time
 
 B = TypeVar("B", Memory, Time)
 
 
 def boards(records: Iterable[Record]) -> list[Board]:
-    """Boards, the one with most rows first. Raises ValueError where there are no records; where they are all
-    searches for the context, there is no board."""
-    records = sorted(records, key=lambda r: (r.created, r.id))
-    if not records:
+    """Boards, the one with most rows first. Raises ValueError where there are no records, and BadRecords where none of
+    them may stand in a table; where they are all searches for the context, there is no board."""
+    given = sorted(records, key=lambda r: (r.created, r.id))
+    if not given:
         raise ValueError("no records; run `kvfrontier run` first")
+    records = [r for r in given if not r.moved]
+    if not records:
+        raise BadRecords(f"all {len(given)} records hold {_MOVED}; run them again")
+    moved = len(given) - len(records)
+    notes = [f"{moved} record{'s' * (moved != 1)} with {_MOVED} left out"] if moved else []
     # A search for the context has none of its own (analysis/wall.py).
     records = [r for r in records if not (r.cell.search and r.cell.search.get("name") == "max_context")]
     columns = _columns(records)
     by_setting: dict[Setting, list[Record]] = defaultdict(list)
     for record in records:
         by_setting[Setting.of(record)].append(record)
-    made = [_board(setting, group, columns) for setting, group in by_setting.items()]
+    made = [_board(setting, group, columns, notes) for setting, group in by_setting.items()]
     return sorted(made, key=lambda b: (-len(b.rows), b.setting))
 
 
-def _board(setting: Setting, records: list[Record], columns: dict[tuple[str, str], Column]) -> Board:
-    notes = []
+_MOVED = "scores of another version of the task than the answers"
+
+
+def _board(
+    setting: Setting, records: list[Record], columns: dict[tuple[str, str], Column], notes: Sequence[str]
+) -> Board:
+    notes = [*notes]
     current, old = _newest_code(records)
     if old:
         notes.append(f"{old} record{'s' * (old != 1)} of older code of the same methods left out")

@@ -1,4 +1,4 @@
-"""The command `kvfrontier`: run, plan, trace, allocate, list, check, report, rescore, show-prompt, protocol, bench-self."""
+"""The command `kvfrontier`: its words, and what serves each of them."""
 
 from __future__ import annotations
 
@@ -411,7 +411,9 @@ def _protocol(options: argparse.Namespace) -> int:
     if options.what == "show":
         protocol.show(options.sides, as_json=options.json)
     elif len(options.sides) != 2:
-        raise UsageError(f"protocol diff compares two sides, and got {len(options.sides)}; put the words of one in quotes")
+        raise UsageError(
+            f"protocol diff compares two sides, and got {len(options.sides)}; put the words of one in quotes"
+        )
     else:
         protocol.diff(*options.sides, as_json=options.json)
     return 0
