@@ -8,6 +8,7 @@ loaded.py      what all of them give, and the dtypes it may have
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -43,15 +44,16 @@ def load(config: Mapping[str, Any]) -> LoadedModel:
     return _parse(config).load()
 
 
-def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
+def layers(config: Mapping[str, Any], first: int | None = None) -> tuple[Layer, ...]:
     """The attention layers of the model that `config` describes, without its weights: shapes alone, in float32 on the
-    CPU. Raises UsageError as `load` does, and UnsupportedModel where no method can serve the model."""
+    CPU; `first` as for `skeleton`. Raises UsageError as `load` does, and UnsupportedModel where no method can serve the
+    model."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from kvfrontier.runners.bridge import Bridge
 
     with FakeTensorMode():
-        found = Bridge(skeleton(config)).layers
+        found = Bridge(skeleton(config, first)).layers
     return tuple(replace(layer, module=None, rope=None, dtype=torch.float32, device="cpu") for layer in found)
 
 
@@ -65,18 +67,33 @@ def configuration(config: Mapping[str, Any]) -> Any:
     return _parse(config).configuration()
 
 
-def skeleton(config: Mapping[str, Any]) -> Any:
-    """The model that `config` describes, with parameters that nobody has filled: inside a FakeTensorMode it takes no
-    memory, and runs. Raises UsageError as `load` does."""
+def skeleton(config: Mapping[str, Any], first: int | None = None) -> Any:
+    """The model that `config` describes, or one of its `first` layers alone, with parameters that nobody has filled:
+    inside a FakeTensorMode it takes no memory, and runs. Raises UsageError as `load` does."""
     from transformers import AutoModelForCausalLM
 
     parsed = _parse(config)
+    described = parsed.configuration()
+    if first is not None:
+        described = _of_first_layers(described, first)
     try:
-        model = AutoModelForCausalLM.from_config(parsed.configuration(), dtype=resolve_dtype(parsed.dtype))
+        model = AutoModelForCausalLM.from_config(described, dtype=resolve_dtype(parsed.dtype))
     except ValueError as error:
         reason = str(error).strip().split("\n")[0]
         raise UsageError(f"transformers makes no causal language model of {parsed.name}: {reason[:200]}") from error
     return model.eval().requires_grad_(False)
+
+
+def _of_first_layers(described: Any, first: int) -> Any:
+    """transformers' configuration of a model that ends after its first layers."""
+    shorter = copy.deepcopy(described)
+    text = shorter.get_text_config()
+    for key, value in list(vars(text).items()):
+        # What is said layer by layer, as layer_types.
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:
+            setattr(text, key, value[:first])
+    text.num_hidden_layers = first
+    return shorter
 
 
 def _parse(config: Mapping[str, Any]) -> Embedded | Pretrained | Tiny:

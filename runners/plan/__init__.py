@@ -2,11 +2,14 @@
 
 words.py      key=value -> cells
 sizes.py      the state, in closed form
+run.py        what decides a peak
 peaks.py      the peaks, by the real code on fake tensors
+shorter.py    chunks and layers that need not be run again
 roofline.py   the least time it can take
 rows.py       one cell: sizes, whether it fits and what would
 why.py        what dominates the peak, and what would help most
 fit.py        which methods and budgets fit
 show.py       the command's tables
+agreement.py  predicted against measured
 hardware.py   the devices of configs/hardware
 """

@@ -17,7 +17,7 @@ from kvfrontier.runners import cell as cells
 from kvfrontier.runners import compose
 from kvfrontier.runners.plan import words
 from kvfrontier.runners.plan.rows import Planned
-from kvfrontier.runners.plan.sizes import footprint, most_held
+from kvfrontier.runners.plan.sizes import footprint
 from kvfrontier.runners.record import Record, load_records
 
 #: Shares of dense that methods with a knob are tried at, beside their usual settings.
@@ -37,7 +37,8 @@ def fitting(asked: Sequence[str], results: Path) -> list[dict[str, Any]]:
     need no training and really save are tried. Raises UsageError as `words.read` does."""
     known = measured(load_records(results), _model(asked)) if results.exists() else {}
     dense = Planned(words.read([*_without(asked, "method", "budget"), "method=dense"])[0])
-    rest = max(dense.peaks.prefill, dense.peaks.decode) - _held(dense)
+    peak = max(map(dense.on_device, (dense.peaks.prefill_parts, dense.peaks.decode_parts)))
+    rest = peak - dense.held_on_device(dense.asked.cell.context, dense.asked.cell.batch)
     rows = [row for planned in _candidates(asked) if (row := _row(planned, rest, known)) is not None]
     # Some choices are another's name at its usual settings.
     rows = list({row["method"]: row for row in rows}.values())
@@ -86,11 +87,6 @@ def _methods() -> Iterator[str]:
             yield name
 
 
-def _held(planned: Planned) -> int:
-    cell, new = planned.asked.cell, planned.asked.new
-    return most_held(planned.method, planned.layers, cell.batch, cell.context - new, new)
-
-
 def _row(planned: Planned, rest: int, known: dict[str, Measured]) -> dict[str, Any] | None:
     """None where it does not fit, or does not serve the model."""
     asked = planned.asked
@@ -98,7 +94,7 @@ def _row(planned: Planned, rest: int, known: dict[str, Measured]) -> dict[str, A
     try:
         for layer in planned.layers:
             planned.method.validate(layer)
-        peak = rest + _held(planned)
+        peak = rest + planned.held_on_device(cell.context, cell.batch)
         state = footprint(planned.method, planned.layers, cell.batch, cell.context - asked.new, asked.new).held.payload
     except ValueError:
         return None

@@ -20,6 +20,7 @@ class Hardware:
 
     sources    pages that were opened: title, address, and the figures that each confirms
     unchecked  figures that none of them confirms, and where they are from
+    is_host    its memory is the host's too: what a method keeps on the host lies there
     """
 
     name: str
@@ -28,6 +29,7 @@ class Hardware:
     bf16_tflop_s: float
     sources: Sequence[Mapping[str, Any]]
     unchecked: Mapping[str, str] = field(default_factory=dict)
+    is_host: bool = False
     summary: str = ""
 
     @property

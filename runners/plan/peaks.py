@@ -3,6 +3,7 @@
 A fake tensor has a shape and a storage's size and no memory, so that the tracker of peak.py counts the bytes that a run
 on the CPU would hold, temporaries inside kernels apart. Nothing here knows the methods. Where a method takes a dense
 prefix, the text begins one chunk before its state grows for the last time: what comes before can only peak lower.
+Chunks and layers that are as others are not run again (shorter.py).
 
 What the bridge keeps of its look at a model's rotation is not counted: some hundred bytes, and the angles of a short
 call's positions where a method turns keys itself.
@@ -13,60 +14,36 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from kvfrontier.methods import Method, registry
+from kvfrontier.methods import Layer, Method, registry
 from kvfrontier.methods.contract import Phase
 from kvfrontier.methods.state import leaves
 from kvfrontier.runners import models
 from kvfrontier.runners.cache import cache_dir, locked, read_json
 from kvfrontier.runners.meter import head_of
 from kvfrontier.runners.peak import track
+from kvfrontier.runners.plan.roofline import anatomy
+from kvfrontier.runners.plan.run import Run
+from kvfrontier.runners.plan.shorter import FEW, fewer_chunks, largest
 from kvfrontier.runners.plan.sizes import footprint
 from kvfrontier.runners.record import Parts, content_hash
 from kvfrontier.runners.session import Session
 
-Logits = Literal["last", "all"]
 #: What a method does that depends on its data has no shape here.
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What decides a peak.
-
-    model    keys of configs/model/*.yaml, and dtype
-    method   its parameters, complete
-    prompt, new   tokens that are read, and then decoded one by one
-    chunk    tokens of the prompt at a time, or None
-    logits   of the last position of each chunk, or of all of them
-    """
-
-    model: Mapping[str, Any]
-    method: Mapping[str, Any]
-    batch: int
-    prompt: int
-    new: int = 1
-    chunk: int | None = None
-    logits: Logits = "last"
-
-    @property
-    def pieces(self) -> list[int]:
-        """Tokens of each chunk."""
-        whole, rest = divmod(self.prompt, self.chunk or self.prompt)
-        return [self.chunk or self.prompt] * whole + [rest] * bool(rest)
 
 
 @dataclass(frozen=True)
@@ -116,7 +93,7 @@ def _determining(run: Run) -> list[Any]:
     """All that a run's peaks depend on."""
     return [
         models.configuration(run.model).to_dict(),
-        run.model.get("dtype"),
+        run.dtype,
         dict(run.method),
         [run.batch, run.prompt, run.new, run.chunk, run.logits],
         registry.source_hash(run.method),
@@ -129,7 +106,7 @@ def _determining(run: Run) -> list[Any]:
 def _own_source() -> str:
     """The source of what runs a method, and of what counts."""
     folder = Path(__file__).parents[1]
-    names = ("bridge.py", "session.py", "rows.py", "peak.py", "plan/peaks.py", "plan/sizes.py")
+    names = ("bridge.py", "session.py", "rows.py", "peak.py", "plan/peaks.py", "plan/shorter.py", "plan/sizes.py")
     return content_hash([(folder / name).read_text(encoding="utf-8") for name in names])
 
 
@@ -143,8 +120,12 @@ class _AllLogits(Session):
 def _simulate(run: Run, shortened: bool = True) -> Peaks:
     method = registry.build(run.method)
     try:
-        with _without_tracebacks(), FakeTensorMode(), torch.no_grad():
-            return _watch(run, method, shortened)
+        with _without_tracebacks():
+            if not shortened:
+                return _watch(run, method, shortened)
+            layers = _layers(run)
+            run = fewer_chunks(run, method, layers)
+            return _of_few_layers(run, method, layers) or _watch(run, method, shortened)
     except DATA_DEPENDENT as error:
         return Peaks(why=f"its shapes depend on data ({error.func})")
     except NotImplementedError as error:
@@ -163,8 +144,43 @@ def _without_tracebacks() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _watch(run: Run, method: Method, shortened: bool) -> Peaks:
-    model = models.skeleton({**run.model, "device": "cpu"})
+def _layers(run: Run, first: int | None = None) -> list[Layer]:
+    dtype = models.resolve_dtype(run.dtype)
+    return [layer.at(dtype) for layer in models.layers(run.model, first)]
+
+
+def _of_few_layers(run: Run, method: Method, layers: Sequence[Layer]) -> Peaks | None:
+    """The peaks of the whole model from those of its first layers, where these are as all others; else None."""
+    if len(layers) <= FEW[-1]:
+        return None
+    most = largest(run, method, layers, [layer for first in FEW for layer in _layers(run, first)])
+    if most is None:
+        return None
+    less, more = (_watch(run, method, True, first) for first in FEW)
+    found = []
+    for few, some, held in (
+        (less.prefill_parts, more.prefill_parts, most[0]),
+        (less.decode_parts, more.decode_parts, most[1]),
+    ):
+        a, b = few.model_dump(), some.model_dump()
+        of_each = {key: (b[key] - a[key]) // (FEW[1] - FEW[0]) for key in a}
+        if sum(of_each.values()) != of_each["weights"] + held:
+            return None
+        found.append(Parts(**{key: b[key] + (len(layers) - FEW[1]) * of_each[key] for key in a}))
+    if less.foreign or found[0].weights != anatomy(run.model).weights:
+        return None
+    return Peaks(*found)
+
+
+@torch.no_grad()
+def _watch(run: Run, method: Method, shortened: bool, first: int | None = None) -> Peaks:
+    """The peaks of a run, or of the model's `first` layers alone."""
+    with FakeTensorMode():
+        return _watched(run, method, shortened, first)
+
+
+def _watched(run: Run, method: Method, shortened: bool, first: int | None) -> Peaks:
+    model = models.skeleton({**run.model, "device": "cpu"}, first)
     weights = list(chain(model.parameters(), model.buffers()))
     ids = torch.zeros(run.batch, run.prompt + run.new, dtype=torch.long)
     open_session = Session if run.logits == "last" else _AllLogits

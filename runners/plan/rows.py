@@ -2,6 +2,7 @@
 
 The state is exact, by the closed forms. The peak is that of the real code on fake tensors. What fits at another context
 or batch is found from both: the state in closed form, and the rest of the peak (activations), which grows linearly.
+What a method keeps on the host counts where the device's memory is the host's, and is shown apart where it is not.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from kvfrontier.methods import Layer, Method, registry
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import models
 from kvfrontier.runners.plan import roofline
-from kvfrontier.runners.plan.peaks import Logits, Peaks, Run, peaks
+from kvfrontier.runners.plan.peaks import Peaks, peaks
+from kvfrontier.runners.plan.run import Logits, Run
 from kvfrontier.runners.plan.sizes import footprint, most_held
 from kvfrontier.runners.plan.words import Asked
-from kvfrontier.runners.record import canonical_json
+from kvfrontier.runners.record import Parts, canonical_json
 
 _NUMBERS = (
-    "weights_bytes", "state_bytes", "slack_bytes", "prefill_peak_bytes", "decode_peak_bytes", "fits", "max_context",
-    "max_batch", "ttft_seconds", "ttft_bound", "token_seconds", "token_bound", "peaks_exact",
+    "weights_bytes", "state_bytes", "slack_bytes", "prefill_peak_bytes", "decode_peak_bytes", "host_bytes", "fits",
+    "max_context", "max_batch", "ttft_seconds", "ttft_bound", "token_seconds", "token_bound", "peaks_exact",
 )  # fmt: skip
 #: Where a search for what fits gives up: nothing bounds it before.
 MOST_TOKENS, MOST_ROWS = 1 << 30, 1 << 20
@@ -72,13 +74,21 @@ class Planned:
         on_top = most_held(self.method, self.layers, run.batch, run.prompt, run.new)
         return dense.bound(on_top, found.why)
 
+    def on_device(self, parts: Parts) -> int:
+        """Bytes of a peak that lie in the device's memory."""
+        return parts.device + (parts.host if self.asked.hardware.is_host else 0)
+
+    def held_on_device(self, context: int, batch: int) -> int:
+        """Bytes of state there, slack included, at the fuller of two points: before seal, and at the end."""
+        prompt, host = context - self.asked.new, self.asked.hardware.is_host
+        return most_held(self.method, self.layers, batch, prompt, self.asked.new, host)
+
     # ---------------------------------------------------------------------------------------- what fits
 
     def _base(self, context: int, batch: int) -> int:
-        """Weights and state at the fuller of two points, before seal and at the end."""
-        prompt = context - self.asked.new
+        """Weights and state."""
         foreign = self.peaks.foreign * batch // self.asked.cell.batch
-        return self.anatomy.weights + foreign + most_held(self.method, self.layers, batch, prompt, self.asked.new)
+        return self.anatomy.weights + foreign + self.held_on_device(context, batch)
 
     @cached_property
     def _activations(self) -> tuple[float, float]:
@@ -89,7 +99,8 @@ class Planned:
         rest = {}
         for n in (short, context):
             there = self.peaks_at(n)
-            rest[n] = max(0, max(there.prefill, there.decode) - self._base(n, self.asked.cell.batch))
+            peak = max(self.on_device(there.prefill_parts), self.on_device(there.decode_parts))
+            rest[n] = max(0, peak - self._base(n, self.asked.cell.batch))
         slope = (rest[context] - rest[short]) / max(1, context - short)
         return rest[context] - slope * context, slope
 
@@ -137,6 +148,7 @@ class Planned:
         prompt = cell.context - asked.new
         at_end = footprint(self.method, self.layers, cell.batch, prompt, asked.new)
         held = most_held(self.method, self.layers, cell.batch, prompt, asked.new)
+        prefill, decode = self.on_device(found.prefill_parts), self.on_device(found.decode_parts)
         ttft = roofline.prefill(device, self.anatomy, self.layers, cell.batch, prompt, asked.chunk, held)
         token = roofline.decode(
             device, self.anatomy, self.layers, cell.batch, cell.context, at_end.read + found.foreign // cell.batch
@@ -146,9 +158,10 @@ class Planned:
             "weights_bytes": self.anatomy.weights,
             "state_bytes": at_end.held.payload + found.foreign,
             "slack_bytes": at_end.held.slack,
-            "prefill_peak_bytes": found.prefill,
-            "decode_peak_bytes": found.decode,
-            "fits": max(found.prefill, found.decode) <= device.memory,
+            "prefill_peak_bytes": prefill,
+            "decode_peak_bytes": decode,
+            "host_bytes": 0 if device.is_host else max(found.prefill_parts.host, found.decode_parts.host),
+            "fits": max(prefill, decode) <= device.memory,
             "max_context": self.max_context,
             "max_batch": self.max_batch,
             "ttft_seconds": ttft.seconds,
@@ -166,10 +179,9 @@ class Planned:
         positions = getattr(models.configuration(self.asked.model).get_text_config(), "max_position_embeddings", None)
         if positions and self.asked.cell.context > positions:
             notes.append(f"the model was made for {positions} positions")
-        cell, new = self.asked.cell, self.asked.new
-        held = footprint(self.method, self.layers, cell.batch, cell.context - new, new).held
-        if held.host:
-            notes.append(f"peaks count {held.host + held.host_slack} bytes that a GPU would keep on the host")
+        host = max(self.peaks.prefill_parts.host, self.peaks.decode_parts.host)
+        if host and not self.asked.hardware.is_host:
+            notes.append(f"keeps {host / (1 << 30):.2f} GiB on the host, which no peak counts")
         if self.peaks.why:
             notes.append(f"peaks are bounds: {self.peaks.why}")
         return "; ".join(notes)

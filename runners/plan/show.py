@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.plan import agreement as agreements
 from kvfrontier.runners.plan import words
 from kvfrontier.runners.plan.fit import fitting
 from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS, Planned
@@ -98,6 +101,25 @@ def fit(asked: Sequence[str], results: Path, *, as_json: bool) -> None:
     columns = ("method", "state", "peak, about", "measured")
     lines = [(row["method"], size(row["state_bytes"]), size(row["peak_bytes"]), row["measured"]) for row in rows]
     show_table(None, columns, lines, numbers=columns[1:3])
+
+
+def agreement(folder: Path, device: str, *, as_json: bool) -> bool:
+    """Run every cell of agreement.py on `device`, write its tables into `folder`, print what does not agree; whether
+    all do. Raises UsageError for a device that is not there."""
+    device = resolve_device(device)
+    with working("predicting and measuring") as say:
+        found = list(agreements.rows(agreements.cells(), device, say))
+    _, page = agreements.write(found, device, folder)
+    wrong = [row for row in found if not row.agrees]
+    if as_json:
+        print(json.dumps([asdict(row) for row in found]))
+    else:
+        for row in wrong:
+            print(
+                f"{row.model} {row.method} {row.dtype} {row.context}, chunk {row.chunk}, batch {row.batch}: {row.pairs}"
+            )
+        print(f"{len(found) - len(wrong)} of {len(found)} cells agree; all of them are in {page}")
+    return not wrong
 
 
 def size(n: float) -> str:

@@ -30,7 +30,11 @@ def of_layer(method: Method, layer: Layer, batch: int, prompt: int, new: int = 0
     return serving.footprint(layer, batch, prompt, new, sealed)
 
 
-def most_held(method: Method, layers: Sequence[Layer], batch: int, prompt: int, new: int) -> int:
-    """Bytes, slack included, at the fuller of two points: before seal, and at the end."""
-    before = footprint(method, layers, batch, prompt, sealed=False)
-    return max(before.held.live, footprint(method, layers, batch, prompt, new).held.live)
+def most_held(method: Method, layers: Sequence[Layer], batch: int, prompt: int, new: int, host: bool = True) -> int:
+    """Bytes, slack included, at the fuller of two points: before seal, and at the end. Without `host`, those on the
+    device alone."""
+    points = (
+        footprint(method, layers, batch, prompt, sealed=False).held,
+        footprint(method, layers, batch, prompt, new).held,
+    )
+    return max(held.live if host else held.device + held.device_slack for held in points)

@@ -71,11 +71,11 @@ class Why:
 def explain(planned: Planned) -> Why:
     """The terms of the peak, whichever of prefill and decoding has it, and the remedies that save something."""
     found = planned.peaks
-    in_prefill = found.prefill >= found.decode
+    in_prefill = planned.on_device(found.prefill_parts) >= planned.on_device(found.decode_parts)
     phase, parts = ("prefill", found.prefill_parts) if in_prefill else ("decoding", found.decode_parts)
     terms = {
         "weights": parts.weights,
-        "cache": parts.state + parts.host,
+        "cache": planned.on_device(parts) - parts.device + parts.state,
         "fragmentation": parts.slack,
         "logits": parts.logits,
         "activations": parts.activations,
@@ -86,7 +86,7 @@ def explain(planned: Planned) -> Why:
 
 def _peak(planned: Planned, logits_last: bool = False) -> int:
     found = planned.peaks_at(planned.asked.cell.context, "last" if logits_last else None)
-    return max(found.prefill, found.decode)
+    return max(map(planned.on_device, (found.prefill_parts, found.decode_parts)))
 
 
 def _remedies(planned: Planned, terms: dict[str, int]) -> Iterator[Remedy]:

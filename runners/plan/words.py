@@ -18,7 +18,7 @@ from kvfrontier.runners import cell as cells
 from kvfrontier.runners import compose, workloads
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.plan.hardware import Hardware, hardware
-from kvfrontier.runners.plan.peaks import Logits
+from kvfrontier.runners.plan.run import Logits
 from kvfrontier.runners.record import Cell
 
 ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}

@@ -2,6 +2,7 @@ import pytest
 
 from kvfrontier.runners.plan import words
 from kvfrontier.runners.plan.rows import Planned
+from kvfrontier.runners.plan.sizes import footprint
 
 
 def test_the_longest_context_and_the_largest_batch_fit_and_more_does_not(planned):
@@ -52,8 +53,22 @@ def test_a_context_beyond_the_models_positions_is_said(planned):
     assert planned().note == ""
 
 
-def test_what_would_lie_on_the_host_is_said(planned):
-    assert "keep on the host" in planned("method=offloaded").note
+def test_what_lies_on_the_host_is_no_peak_of_a_gpu(planned):
+    dense, there = planned("method=dense"), planned("method=offloaded")
+    row = there.row()
+    held = footprint(there.method, there.layers, 1, 299, 1).held
+    assert row["host_bytes"] == held.host + held.host_slack >= row["state_bytes"] == held.host
+    assert row["prefill_peak_bytes"] == there.peaks.prefill - there.peaks.prefill_parts.host
+    assert row["max_context"] > 1.5 * dense.max_context
+    assert "on the host" in there.note
+
+
+def test_it_is_where_the_devices_memory_is_the_hosts(planned):
+    there = planned("method=offloaded", "device=m4-max-128g")
+    row = there.row()
+    assert row["host_bytes"] == 0
+    assert row["prefill_peak_bytes"] == there.peaks.prefill
+    assert there.note == ""
 
 
 @pytest.mark.parametrize("method", ["dense", "window", "snapkv", "moving_average"])
