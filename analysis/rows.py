@@ -199,6 +199,11 @@ class Row:
         return self.info.family == "baseline" and self.external
 
     @property
+    def dense(self) -> bool:
+        """What the others are measured against: dense attention in every layer."""
+        return self.parameters.get("name") == "dense" and not self.parameters.get("layers")
+
+    @property
     def competes(self) -> bool:
         """Whether its place on a front of quality against bytes would mean anything."""
         return not (self.info.needs_training or self.info.simulated or self.uncached)

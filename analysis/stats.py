@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,10 @@ import numpy as np
 from kvfrontier.runners.record import Quality
 
 RESAMPLES = 5000
+#: A method loses nothing only where the difference from dense is shown to lie within this, of scores that are shares.
+MARGIN = 0.02
+#: Below this, dense attention's own share of right answers says that the model cannot do the task.
+FLOOR = 0.2
 MIN_PAIRED = 5
 _Z = 1.959963984540054  # 97.5% of the standard normal distribution lies below
 
@@ -50,14 +55,49 @@ def bootstrap(values: Sequence[float], transform: Callable[[float], float] = flo
     return min(low, high), max(low, high)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Mean of n paired differences, more is better, by a paired bootstrap: the interval of 95%, and of 90%, whose ends
+    are those of two one-sided tests at 5%."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    low90: float
+    high90: float
+
+    @property
+    def separable(self) -> bool:
+        """Whether it can be told from zero."""
+        return self.low > 0 or self.high < 0
+
+    def equivalent(self, margin: float = MARGIN) -> bool:
+        """Whether it is shown to lie within the margin, both ways (two one-sided tests, Schuirmann 1987).
+
+        A loss that none of the n samples shows could still be one in n / 3 (the rule of three), however alike those
+        samples are, so that fewer than 3 / margin of them show nothing.
+        """
+        return self.n >= 3 / margin and -margin < self.low90 and self.high90 < margin
+
+
+def floor(dense: float, chance: float | None) -> float | None:
+    """The score that dense attention misses where the model itself cannot do the task: twice what guessing scores, at
+    least FLOOR. None where it reaches it, and for scores that nobody can guess (`chance` None)."""
+    if chance is None:
+        return None
+    least = max(2 * chance, FLOOR)
+    return least if dense < least else None
+
+
 class Comparison:
     """Which of several methods is significantly better than which, at one context and in one column.
 
     results   method -> its results by sample set
     higher    whether more is better
 
-    Two methods are compared on the sample sets that both have; `better` is None where these hold fewer than
-    MIN_PAIRED samples, since so few resamples say nothing.
+    Two methods are compared on the sample sets that both have; `better` and `difference` are None where these hold
+    fewer than MIN_PAIRED samples, since so few resamples say nothing.
     """
 
     def __init__(self, results: Mapping[str, Results], *, higher: bool = True) -> None:
@@ -66,12 +106,22 @@ class Comparison:
 
     def better(self, a: str, b: str) -> bool | None:
         """Whether a is better than b beyond noise: 97.5% of the resampled mean differences are above zero."""
+        found = self.difference(a, b)
+        return None if found is None else found.low > 0
+
+    def difference(self, a: str, b: str) -> Difference | None:
+        """How much better a is than b, on the samples that both have; None for fewer than MIN_PAIRED."""
+        values = self.paired(a, b)
+        if len(values) < MIN_PAIRED:
+            return None
+        low, low90, high90, high = np.quantile(_resampled_means(values), [0.025, 0.05, 0.95, 0.975]).tolist()
+        return Difference(len(values), sum(values) / len(values), low, high, low90, high90)
+
+    def paired(self, a: str, b: str) -> list[float]:
+        """a's result less b's of every sample that both have, the sign such that more is better."""
         ours, theirs = self._results.get(a, {}), self._results.get(b, {})
         shared = sorted(s for s in ours if len(ours[s]) == len(theirs.get(s, ())))
-        differences = [self._sign * (x - y) for s in shared for x, y in zip(ours[s], theirs[s], strict=True)]
-        if len(differences) < MIN_PAIRED:
-            return None
-        return bool(np.quantile(_resampled_means(differences), 0.025) > 0)
+        return [self._sign * (x - y) for s in shared for x, y in zip(ours[s], theirs[s], strict=True)]
 
     def ranks(self) -> dict[str, int]:
         """1 + the number of methods that are significantly better. A method that can be compared with no other has

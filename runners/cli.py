@@ -29,6 +29,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier rescore results/                            stored answers, scored again without a model
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
+  kvfrontier power task=needle delta=0.05                how many samples a difference needs
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
@@ -271,6 +272,23 @@ def _parser() -> argparse.ArgumentParser:
     protocol.add_argument("--json", action="store_true", help="JSON instead of text")
     protocol.set_defaults(serve=_protocol)
 
+    power = commands.add_parser(
+        "power",
+        help="how many samples it takes to tell a method from dense",
+        description=dedent("""\
+            Samples that a paired comparison with dense attention needs to see a difference of delta, and to show that
+            there is none: in the worst case, and with --records by how much the recorded answers differ.
+
+              kvfrontier power task=needle delta=0.05
+              kvfrontier power task=needle delta=0.1 context=1024 --records results/
+            """),
+        formatter_class=raw,
+    )
+    power.add_argument("words", nargs="+", metavar="KEY=VALUE", help="task and its parameters, delta, context, model")
+    power.add_argument("--records", nargs="+", type=Path, default=[], metavar="PATH", help="records of the task")
+    power.add_argument("--json", action="store_true", help="JSON instead of a table")
+    power.set_defaults(serve=_power)
+
     bench = commands.add_parser(
         "bench-self",
         help="our dense attention beside transformers' own, as ratios of one run",
@@ -416,6 +434,13 @@ def _protocol(options: argparse.Namespace) -> int:
         )
     else:
         protocol.diff(*options.sides, as_json=options.json)
+    return 0
+
+
+def _power(options: argparse.Namespace) -> int:
+    from kvfrontier.runners.review import power
+
+    power.show(options.words, options.records, as_json=options.json)
     return 0
 
 
