@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvfrontier import methods
+    from kvfrontier.runners.plan.ask import plan
     from kvfrontier.runners.record import load_records
     from kvfrontier.runners.session import Session
 
@@ -26,9 +27,10 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Session": ("kvfrontier.runners.session", "Session"),
     "load_records": ("kvfrontier.runners.record", "load_records"),
     "methods": ("kvfrontier.methods", None),
+    "plan": ("kvfrontier.runners.plan.ask", "plan"),
 }
 
-__all__ = ["Session", "__version__", "load_records", "methods"]
+__all__ = ["Session", "__version__", "load_records", "methods", "plan"]
 
 
 def __getattr__(name: str) -> Any:

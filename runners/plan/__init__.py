@@ -9,6 +9,7 @@ roofline.py   the least time it can take
 rows.py       one cell: sizes, whether it fits and what would
 why.py        what dominates the peak, and what would help most
 fit.py        which methods and budgets fit
+ask.py        the same from Python, kvfrontier.plan
 show.py       the command's tables
 agreement.py  predicted against measured
 hardware.py   the devices of configs/hardware

@@ -11,11 +11,9 @@ from typing import Any
 from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import agreement as agreements
-from kvfrontier.runners.plan import words
+from kvfrontier.runners.plan import ask, words
 from kvfrontier.runners.plan.fit import fitting
-from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS, Planned
-from kvfrontier.runners.plan.why import explain
-from kvfrontier.runners.plan.words import Asked
+from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS
 from kvfrontier.runners.progress import working
 from kvfrontier.runners.tables import show_table
 
@@ -34,27 +32,13 @@ def plan(asked: Sequence[str], *, as_json: bool, with_why: bool = False) -> None
     with working("planning") as say:
         for cell in cells:
             say(f"{cell.choice} {cell.cell.method['name']} {cell.cell.context}")
-            row = _row(cell)
-            if with_why and row["fits"] is not None:
-                row["why"] = explain(Planned(cell)).as_json()
-            rows.append(row)
+            rows.append(ask.row(cell, with_why))
     if not any(row["fits"] is not None for row in rows):
         raise UsageError(rows[0]["note"])
     if as_json:
         print(json.dumps(rows))
     else:
         show_rows(rows)
-
-
-def _row(asked: Asked) -> dict[str, Any]:
-    """A cell's row; where the method cannot serve the model, its note says why."""
-    budget = asked.cell.budget
-    if budget is not None and budget.infeasible:
-        return Planned(asked).refused(f"nothing of this method is as small as budget={budget.asked}")
-    try:
-        return Planned(asked).row()
-    except ValueError as error:
-        return Planned(asked).refused(str(error))
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
