@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     plan.add_argument(
-        "words", nargs="+", metavar="KEY=VALUE", help="as for kvfrontier run, and device, requests, chunk"
+        "words", nargs="*", metavar="KEY=VALUE", help="as for kvfrontier run, and device, requests, chunk"
     )
     plan.add_argument("--json", action="store_true", help="JSON instead of a table")
     plan.add_argument("--why", action="store_true", help="what dominates the peak, and what would help most")
@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="records for --fit (results)"
     )
+    plan.add_argument(
+        "--agreement", action="store_true", help="run over 100 small cells, predicted and measured, and write the table"
+    )
+    plan.add_argument("--on", default="auto", metavar="DEVICE", help="where --agreement measures: cpu, cuda (auto)")
+    plan.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the table of --agreement")
     plan.set_defaults(serve=_plan)
 
     trace = commands.add_parser(
@@ -362,7 +367,14 @@ def _list(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from kvfrontier.runners.plan import show
+    from kvfrontier.runners.record import check_writable
 
+    if options.agreement:
+        if options.words or options.output is None:
+            raise UsageError("--agreement has cells of its own; write kvfrontier plan --agreement -o DIR")
+        return 0 if show.agreement(check_writable(options.output), options.on, as_json=options.json) else 1
+    if not options.words:
+        raise UsageError("nothing to plan; write for example kvfrontier plan model=llama-3-8b context=131072")
     if options.fit:
         show.fit(options.words, options.results, as_json=options.json)
     else:
