@@ -12,10 +12,11 @@ from kvfrontier.analysis.flat import table
 from kvfrontier.analysis.frontier import Cost
 from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import STATUS_WORDS, Board, Column, Row
+from kvfrontier.analysis.stats import MARGIN, Difference
 from kvfrontier.analysis.style import growth, number, percent, seconds, size
 from kvfrontier.runners.record import Quartiles
 
-DASH = "\N{EN DASH}"
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 #: What each of rows.FLAGS says.
 FLAG_WORDS = {
     "needs training": "The model was not trained with this method and cannot use it; its quality is that of a method "
@@ -150,13 +151,28 @@ def _of_task(board: Board, standings: Standings, columns: Sequence[Column]) -> l
                 first.title,
                 column.score,
                 _explain(column),
-                lambda row, column=column: score_value(row, column),
-                small="the 95% interval",
+                lambda row, column=column: score_value(row, column, standings),
+                small="the 95% interval; floor: dense itself scores less here than the task needs to be read",
                 flags=column.flags,
                 rising=not column.higher_is_better,
                 named_by_group=True,
             )
         )
+        if column.primary:
+            found.append(
+                Field(
+                    first.title,
+                    "Δ dense",
+                    "How much better than dense attention on the same samples (paired bootstrap). ≈: so many samples "
+                    f"cannot tell it from zero; =: shown to lie within {MARGIN:g} of zero (two one-sided tests at 5%). "
+                    "A method loses nothing only where = stands.",
+                    lambda row, column=column: _difference(standings, column, row),
+                    small="the 95% interval",
+                    flags=column.flags,
+                    rising=False,
+                    named_by_group=True,
+                )
+            )
     found.append(
         Field(
             first.title,
@@ -188,15 +204,28 @@ def _explain(column: Column) -> str:
     return f"{what}{aware} {better}. Task {column.title}, hash {column.task_hash[:8]}."
 
 
-def score_value(row: Row, column: Column) -> Value:
-    """A score with its interval, or the word for why there is none."""
+def score_value(row: Row, column: Column, standings: Standings) -> Value:
+    """A score with its interval, and whether it is below the floor; or the word for why there is none."""
     answer = row.answers.get(column)
     if answer is None or answer.score is None:
         word = STATUS_WORDS.get(answer.status, answer.status) if answer else DASH
         return Value(word, missing=True)
     score = answer.score
     between = "" if score.low is None else f"{number(score.low)}{DASH}{number(score.high)}"
-    return Value(number(score.value), between, score.value)
+    standing = standings.get((column.name, row.context))
+    below = ["floor"] if standing and standing.floor is not None else []
+    return Value(number(score.value), ", ".join([*([between] if between else []), *below]), score.value)
+
+
+def _difference(standings: Standings, column: Column, row: Row) -> Value:
+    standing = standings.get((column.name, row.context))
+    found = standing.differences.get(row.method) if standing else None
+    if found is None:
+        return Value(DASH, missing=True)
+    mark = " =" if found.equivalent() else "" if found.separable else " ≈"
+    mean = f"{found.mean:+.3f}".replace("-", MINUS) if round(found.mean, 3) else "0"
+    between = f"{number(found.low)} to {number(found.high)}".replace("-", MINUS)
+    return Value(f"{mean}{mark}", between, found.mean)
 
 
 def _front(standings: Standings, main: Column, row: Row) -> Value:
@@ -309,7 +338,7 @@ def pareto_markdown(board: Board, standings: Standings, context: int) -> list[st
     out: list[str] = []
     for column in board.headlines:
         standing = standings.get((column.name, context))
-        if standing is None:
+        if standing is None or standing.floor is not None:
             continue
         out += [f"Pareto front by {_md(board.short(column))}{' (query-aware)' if column.query_aware else ''}:", ""]
         out += [_line(["method", "flags", *COST_TITLES.values()]), _line(["---"] * (2 + len(COST_TITLES)))]
@@ -379,27 +408,47 @@ def machine_lines(board: Board) -> list[str]:
 
 
 def csv(found: Sequence[tuple[Board, Standings]]) -> str:
-    """Every row of every board with raw numbers; after each primary score its rank and verdicts."""
+    """Every row of every board with raw numbers; after each primary score its rank, its difference from dense and its
+    verdicts."""
     wide = table([board for board, _ in found])
     columns = list(dict.fromkeys(c for board, _ in found for c in board.headlines))
-    extra: dict[str, list[str | int | None]] = {}
+    extra: dict[str, list[str | float | None]] = {}
     for column in columns:
-        ranks: list[str | int | None] = []
-        words: dict[Cost, list[str | int | None]] = {cost: [] for cost in COST_TITLES}
+        ranks: list[str | float | None] = []
+        beside: dict[str, list[str | float | None]] = {"minus dense": [], "low": [], "high": [], "beside dense": []}
+        words: dict[Cost, list[str | float | None]] = {cost: [] for cost in COST_TITLES}
         for board, standings in found:
             for row in board.rows:
                 standing = standings.get((column.name, row.context))
                 ranks.append(standing.ranks.get(row.method) if standing else None)
+                difference = standing.differences.get(row.method) if standing else None
+                beside["minus dense"].append(difference and difference.mean)
+                beside["low"].append(difference and difference.low)
+                beside["high"].append(difference and difference.high)
+                beside["beside dense"].append(_beside(standing, difference))
                 for cost in COST_TITLES:
                     verdict = standing.verdicts[cost].get(row.method) if standing else None
                     words[cost].append(verdict.words if verdict else None)
         extra[f"{column.name}.rank"] = ranks
+        for title, listed in beside.items():
+            extra[f"{column.name}.{title if 'dense' in title else f'minus dense.{title}'}"] = listed
         extra |= {f"{column.name}.front {COST_TITLES[cost]}": listed for cost, listed in words.items()}
-    new = [
-        pl.Series(name, values, dtype=pl.Int64 if name.endswith(".rank") else pl.String)
-        for name, values in extra.items()
-    ]
+    new = [pl.Series(name, values, dtype=_kind(name)) for name, values in extra.items()]
     return wide.with_columns(new).write_csv()
+
+
+def _kind(name: str) -> type[pl.DataType]:
+    if name.endswith(".rank"):
+        return pl.Int64
+    return pl.Float64 if ".minus dense" in name else pl.String
+
+
+def _beside(standing: Standing | None, difference: Difference | None) -> str | None:
+    if standing and standing.floor is not None:
+        return "floor"
+    if difference is None:
+        return None
+    return "equal" if difference.equivalent() else "differs" if difference.separable else "not told apart"
 
 
 def _help(field: Field) -> str:

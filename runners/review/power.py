@@ -117,8 +117,8 @@ def show(asked: Sequence[str], records: Sequence[Path], *, as_json: bool) -> Non
     show_table(f"{task.name}: samples for a difference of {delta:g} from dense", columns, rows, numbers=columns[2:])
     sure = f"{power.POWER:.0%} power"
     print(
-        f"To tell it: {power.CONFIDENCE:.0%} confidence, {sure}, on the same samples. To show equal: two one-sided tests "
-        f"at 5%, margin {delta:g}, {sure}. Of a text, a sample is a block of tokens."
+        f"To tell it: {power.CONFIDENCE:.0%} confidence, {sure}, on the same samples. To show equal: two one-sided "
+        f"tests at 5%, margin {delta:g}, {sure}. Of a text, a sample is a block of tokens."
     )
 
 
