@@ -17,7 +17,7 @@ B = TypeVar("B", Memory, Time)
 
 def boards(records: Iterable[Record]) -> list[Board]:
     """Boards, the one with most rows first. Raises ValueError where there are no records, and BadRecords where none of
-    them may stand in a table; where they are all searches for the context, there is no board."""
+    them may stand in a table; where they are all searches for the context or workloads, there is no board."""
     given = sorted(records, key=lambda r: (r.created, r.id))
     if not given:
         raise ValueError("no records; run `kvfrontier run` first")
@@ -26,8 +26,9 @@ def boards(records: Iterable[Record]) -> list[Board]:
         raise BadRecords(f"all {len(given)} records hold {_MOVED}; run them again")
     moved = len(given) - len(records)
     notes = [f"{moved} record{'s' * (moved != 1)} with {_MOVED} left out"] if moved else []
-    # A search for the context has none of its own (analysis/wall.py).
+    # A search for the context has none of its own (analysis/wall.py), nor has a workload (analysis/scenarios.py).
     records = [r for r in records if not (r.cell.search and r.cell.search.get("name") == "max_context")]
+    records = [r for r in records if not r.cell.workload]
     columns = _columns(records)
     by_setting: dict[Setting, list[Record]] = defaultdict(list)
     for record in records:

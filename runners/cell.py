@@ -20,7 +20,7 @@ import torch
 
 from kvfrontier.methods import Dense, Method, registry
 from kvfrontier.runners import budget as budgets
-from kvfrontier.runners import compose, environment, meter, models, tasks, tracker
+from kvfrontier.runners import compose, environment, meter, models, tasks, tracker, workloads
 from kvfrontier.runners import limit as limits
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
@@ -42,6 +42,7 @@ from kvfrontier.runners.record import (
 )
 from kvfrontier.runners.refusal import Judge, check_model, foresee, refusal
 from kvfrontier.runners.search import settings as search_settings
+from kvfrontier.runners.workload_meter import measure_workload
 
 if TYPE_CHECKING:
     from kvfrontier.runners.session import Session
@@ -69,7 +70,15 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
     device = str(models.resolve_device(config["device"]))
     context, batch = config["context"], config["batch"]
-    if search:
+    workload = workloads.make(config["workload"]) if config.get("workload") else None
+    if workload and search:
+        raise UsageError("a workload says how long its requests are; leave +search or workload away")
+    if workload:
+        # Its memory alone is measured, and no task asked.
+        task, read = _NO_TASK, max(r.prompt for r in workload.requests)
+        context, batch = workload.longest, workload.count
+        config = {**config, "batch": batch}
+    elif search:
         limits.check(device)
         # A search asks no task, and what it seeks is not given.
         task, read = _NO_TASK, context - config["meter"]["decode_tokens"]
@@ -91,6 +100,7 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
         budget=budget,
         memory_limit=limits.parse(config.get("memory_limit"), device),
         search=search.model_dump() if search else None,
+        workload=workload.model_dump(mode="json") if workload else None,
     )
 
 
@@ -144,8 +154,8 @@ def method_label(cell: Cell) -> str:
 
 def task_label(cell: Cell) -> str:
     """The task's name, and when the method compresses where that is not the usual; or what is sought."""
-    if cell.search:
-        return str(cell.search["name"])
+    if cell.search or cell.workload:
+        return str((cell.search or cell.workload or {})["name"])
     compress_at = cell.task.get("compress_at", "context")
     return cell.task["name"] if compress_at == "context" else f"{cell.task['name']} ({compress_at})"
 
@@ -166,7 +176,7 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
     loaded = load(asking[0], model) if asking else None
     if loaded:
         check_model(loaded.model)
-    for cell in asking:
+    for cell in (cell for cell in asking if not cell.workload):
         assert loaded is not None
         _task(cell).check(loaded, cell.context)
         decode_tokens = cell.protocol["decode_tokens"]
@@ -268,6 +278,9 @@ class Bench:
             _load.cache_clear()  # what a model of this process held would be missing there
             found = searches.search(cell, self._model, say)
             return _Blocks(Quality(status="skipped"), found.memory, found.time, found.limit, found.search, found.model)
+        if cell.workload:
+            memory = guarded(Memory, lambda: self._workload(cell, say))
+            return _Blocks(Quality(status="skipped"), memory, Time(status="skipped"))
         return _Blocks(_feasible(lambda: self._quality(cell, say)), *self._measure(cell, say))
 
     def _open(self, cell: Cell) -> Callable[[], Session]:
@@ -282,6 +295,23 @@ class Bench:
             cell.seed,
             chunk=cell.protocol["chunk"],
             progress=say,
+        )
+
+    def _workload(self, cell: Cell, say: Callable[[str], None]) -> Memory:
+        vocabulary = self.loaded.model.config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(cell.seed)
+
+        def draw(rows: int, n: int) -> torch.Tensor:
+            return torch.randint(vocabulary, (rows, n), generator=generator).to(self.loaded.device)
+
+        return measure_workload(
+            self._open(cell),
+            workloads.make(cell.workload or {}),
+            draw,
+            chunk=cell.protocol["chunk"],
+            weights=self.loaded.model,
+            device=self.loaded.device,
+            say=say,
         )
 
     def _measure(self, cell: Cell, say: Callable[[str], None]) -> tuple[Memory, Time, Limit | None]:

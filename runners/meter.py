@@ -57,14 +57,14 @@ def measure_memory(
         memory.tell_apart(lambda: session.state, head_of(weights))
         session.prefill(prompt_ids, chunk=chunk)
         prefill_peak, prefill_parts, sealed = memory.peak, memory.peak_parts, session.state_bytes()
-        wrong = _difference("at seal", session.footprint().held, sealed)
+        wrong = difference("at seal", session.footprint().held, sealed)
         at16 = at_16_bits(session, B, T)
         memory.reset_peak()
         for i in range(R):
             session.decode(decode_ids[:, i : i + 1])
         decode_peak, decode_parts, resident = memory.peak, memory.peak_parts, memory.current
         live, predicted = session.state_bytes(), session.footprint()
-        wrong = wrong or _difference(f"after {R} decoded tokens", predicted.held, live)
+        wrong = wrong or difference(f"after {R} decoded tokens", predicted.held, live)
         claimed = sum(method.nominal(layer, B, T, R) for layer, method in _own_states(session))
         nominal = claimed + _outside_layers(session, B, T, R)
     return Memory(
@@ -101,8 +101,8 @@ def head_of(model: Any) -> nn.Module:
     return model.get_output_embeddings()
 
 
-def _difference(when: str, predicted: Bytes, live: Bytes) -> str:
-    """Empty where the closed form is right."""
+def difference(when: str, predicted: Bytes, live: Bytes) -> str:
+    """How a closed form and a state differ, in words; empty where they do not."""
     if predicted == live:
         return ""
     return (

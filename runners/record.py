@@ -165,6 +165,10 @@ class Memory(Block):
     #: What the two peaks are made of. Like `resident`, None in records of schema 1.
     prefill_parts: Parts | None = None
     decode_parts: Parts | None = None
+    #: Of a workload's prompts: tokens that a common prefix spares, and padding to the longest row of each batch, which
+    #: packed rows are without.
+    shared_tokens: int | None = None
+    padding_tokens: int | None = None
     #: Beyond `peak`: temporaries inside kernels, which no tensor shows (CPU).
     workspace: int | None = None
     #: Beyond `peak`: reserved by the caching allocator and not handed out (CUDA).
@@ -304,7 +308,8 @@ class Cell(Block):
     task carry their registered `name`. Where a `budget` was asked for, `method` has the knob that it solved.
 
     `memory_limit` is in bytes. A cell with a `search`, its settings, asks no task; where the context is what is sought,
-    `context` is 0.
+    `context` is 0. A cell with a `workload`, its requests, asks no task either: `context` is the longest request, and
+    `batch` how many there are.
     """
 
     model: str
@@ -319,6 +324,7 @@ class Cell(Block):
     budget: Budget | None = None
     memory_limit: int | None = None
     search: dict[str, Any] | None = None
+    workload: dict[str, Any] | None = None
 
     @property
     def unsolved(self) -> dict[str, Any]:
@@ -372,8 +378,10 @@ class Record(Block):
 
     @property
     def status(self) -> Status:
-        """The worst of the three blocks; a search has no quality."""
+        """The worst of the three blocks; a search has no quality, and of a workload memory alone is measured."""
         order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
+        if self.cell.workload:
+            return self.memory.status
         asked = () if self.search else (self.quality.status,)
         return min((*asked, self.memory.status, self.time.status), key=order.index)
 
@@ -424,7 +432,7 @@ def content_hash(value: Any) -> str:
 def record_id(cell: Cell, method_hash: str, device_name: str, torch_version: str, transformers_version: str) -> str:
     """sha256 over what determines a record: the cell, the method's code, the device and the libraries' major.minor."""
     # A cell that has nothing of what later versions added keeps its id.
-    added = {key for key in ("memory_limit", "search") if getattr(cell, key) is None}
+    added = {key for key in ("memory_limit", "search", "workload") if getattr(cell, key) is None}
     return content_hash(
         {
             "cell": cell.model_dump(exclude=added),

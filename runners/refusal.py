@@ -38,6 +38,8 @@ def refusal(cell: Cell, model: Any, read: bool = True) -> str | None:
 
     try:
         with Session(model, registry.build(cell.method)) as session:
+            if cell.workload and not session.bridge.learned_positions:
+                session.bridge.max_positions = None  # its memory alone is asked for
             session.check_length(cell.context)
             if read:
                 session.prefill(torch.zeros(1, 2, dtype=torch.long, device=session.layers[0].device))
@@ -58,7 +60,7 @@ class Judge:
 
     def __call__(self, cell: Cell) -> str | None:
         budget = cell.budget.model_dump() if cell.budget else None
-        key = content_hash([cell.method, registry.source_hash(cell.method), cell.context, budget])
+        key = content_hash([cell.method, registry.source_hash(cell.method), cell.context, budget, bool(cell.workload)])
         if key not in self._known:
             self._known[key] = self._judge(cell)
         return self._known[key]

@@ -16,6 +16,7 @@ from kvfrontier.analysis.figures.wall import wall_figure
 from kvfrontier.analysis.report import page, tables
 from kvfrontier.analysis.report.standings import standings
 from kvfrontier.analysis.rows import Board
+from kvfrontier.analysis.scenarios import scenarios
 from kvfrontier.analysis.wall import markdown as wall_markdown
 from kvfrontier.analysis.wall import walls
 from kvfrontier.runners.record import Record
@@ -53,10 +54,13 @@ def write_report(records: Iterable[Record], out_dir: str | Path, *, source: str 
             stem = f"wall{f'-{i + 1}' if i else ''}"
             written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
             sections += ["", *wall_markdown(one, f"{stem}.png")]
+    served = scenarios(records)
+    for one in served:
+        sections += ["", *one.markdown]
     made = {
         "leaderboard.md": tables.markdown(found, shown) + "\n".join(sections),
         "leaderboard.csv": tables.csv(found),
-        "report.html": page.render(found, source, [one for one, _ in stood]),
+        "report.html": page.render(found, source, [one for one, _ in stood], served),
     }
     return [*(_write(out / name, text.encode()) for name, text in made.items()), *written]
 

@@ -18,6 +18,8 @@ from kvfrontier.analysis.report import tables
 from kvfrontier.analysis.report.repeat import commands
 from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import FAMILIES, Board
+from kvfrontier.analysis.scenarios import COLUMNS as SCENARIO_COLUMNS
+from kvfrontier.analysis.scenarios import Scenarios
 from kvfrontier.analysis.wall import COLUMNS as WALL_COLUMNS
 from kvfrontier.analysis.wall import Wall
 
@@ -25,7 +27,12 @@ _HERE = Path(__file__).parent
 _LEAST = 3
 
 
-def render(found: Sequence[tuple[Board, tables.Standings]], source: str, walls: Sequence[Wall] = ()) -> str:
+def render(
+    found: Sequence[tuple[Board, tables.Standings]],
+    source: str,
+    walls: Sequence[Wall] = (),
+    served: Sequence[Scenarios] = (),
+) -> str:
     """The page for boards and their standings, and for searches for the longest context."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -42,11 +49,15 @@ def render(found: Sequence[tuple[Board, tables.Standings]], source: str, walls: 
         boards=views,
         walls=stood,
         wall_columns=WALL_COLUMNS,
+        served=served,
+        scenario_columns=SCENARIO_COLUMNS,
         css=Markup((_HERE / "page.css").read_text()),
         colors=Markup(_colors()),
         script=Markup((_HERE / "page.js").read_text()),
         source=source,
-        n_records=sum(len(b.records) for b, _ in found) + sum(len(wall.methods) for wall in walls),
+        n_records=sum(len(b.records) for b, _ in found)
+        + sum(len(wall.methods) for wall in walls)
+        + sum(len(s.measured) for s in served),
         flag_words=tables.FLAG_WORDS,
         markers=_MARKERS,
         looks=sorted(style.LOOKS),

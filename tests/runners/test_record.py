@@ -99,6 +99,7 @@ def test_every_part_of_a_cell_decides_its_id():
         "budget": {"asked": "25%", "limit": 1000},
         "memory_limit": 1 << 30,
         "search": {"name": "max_context"},
+        "workload": {"name": "chat"},
     }
     assert set(changes) == set(Cell.model_fields)
     ids = {identify(cell())} | {identify(cell(**{key: value})) for key, value in changes.items()}
@@ -106,7 +107,7 @@ def test_every_part_of_a_cell_decides_its_id():
 
 
 def test_what_later_versions_added_to_a_cell_leaves_other_ids_as_they_were():
-    """The published records were written before there were limits and searches."""
+    """The published records were written before there were limits, searches and workloads."""
     published = load_records(Path(__file__).parents[2] / "results" / "cpu-2core" / "quickstart")
     assert published
     for r in published:
