@@ -123,11 +123,12 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class _FileQA(DocumentQA):
-    """path   the data's own JSON file"""
+    """path   the data's own JSON file; where it lies decides nothing, and what it holds is part of the sample set"""
 
     path: str | None = None
 
     source: ClassVar[str]
+    size: ClassVar[tuple[str, ...]] = ("samples", "path")
 
     def corpus(self) -> Corpus:
         if self.path is None:
