@@ -100,12 +100,13 @@ class Scenarios:
         if equal:
             held = ", ".join(f"{method} {size(one.payload)}" for method, one in equal.items())
             said.append(f"Where each token is kept, as many tokens are as many bytes, in one row or in 32: {held}")
-        said += [
-            f"{method} holds as much for each row whatever its length: {size(a.payload)} in 32 rows, "
-            f"{size(b.payload)} in one"
-            for method, (a, b) in pairs.items()
-            if method not in equal
-        ]
+        for method, (a, b) in pairs.items():
+            rows = a.record.cell.batch
+            sizes = f"{size(a.payload)} in {rows} rows, {size(b.payload)} in one"
+            if abs(a.payload - rows * b.payload) <= _EQUAL * a.payload:
+                said.append(f"{method} holds as much for each row whatever its length: {sizes}")
+            elif method not in equal:
+                said.append(f"{method} holds some of each row apart: {sizes}")
         return "; ".join(said) + "."
 
     def _prefill(self) -> str:
@@ -138,12 +139,15 @@ class Scenarios:
         said = []
         for workload, of in shared.items():
             tokens = next(iter(of.values())).memory.shared_tokens or 0
-            most = max(of.values(), key=lambda one: one.payload)
-            parts = [f"{method} {size(one.payload)}" for method, one in sorted(of.items(), key=lambda i: i[1].payload)]
+            # What the rows would hold apart is what each of them reads.
+            alone = {m: one.record.cell.batch * (one.memory.bytes_read or 0) for m, one in of.items()}
+            once = [m for m, one in of.items() if one.payload < (1 - _EQUAL) * alone[m]]
+            held = [f"{m} {size(of[m].payload)}, where rows apart would hold {size(alone[m])}" for m in once]
+            copied = [f"{m} {size(one.payload)}" for m, one in of.items() if m not in once]
             said.append(
-                f"In {workload} a common prefix comes {tokens:,} tokens too often; forks hold it once where they share "
-                f"it, and as often as there are requests where they copy it ({most.method} holds most): "
-                f"{', '.join(parts)}"
+                f"In {workload} {tokens:,} tokens are of a prefix that another request has too; forks hold it once "
+                f"with {', '.join(held) or 'none of the methods'}; they copy what there is of it with "
+                f"{', '.join(copied) or 'none'}"
             )
         return "; ".join(said) + "." if said else ""
 

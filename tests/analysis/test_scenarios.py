@@ -43,8 +43,10 @@ def records() -> list[Record]:
         record("batch_short", "window", 32 * MIB, batch=32),
         record("single_long", "dense", 64 * MIB, live_slack=16 * MIB),
         record("single_long", "window", MIB),
+        record("batch_short", "int4", 20 * MIB, batch=32),
+        record("single_long", "int4", 10 * MIB),
         record("rag", "dense", 80 * MIB, batch=8, shared_tokens=700),
-        record("rag", "paged", 10 * MIB, batch=8, shared_tokens=700),
+        record("rag", "paged", 10 * MIB, batch=8, shared_tokens=700, bytes_read=10 * MIB),
         record("code_completion", "dense", 9 * MIB, batch=8, padding_tokens=900),
     ]
 
@@ -54,12 +56,15 @@ def test_each_sentence_says_what_the_records_hold(records):
     cache, prefill, longest, sharing, padding, unused = one.words
     assert "as many tokens are as many bytes, in one row or in 32: dense 64.0 MiB" in cache
     assert "window holds as much for each row whatever its length: 32.0 MiB in 32 rows, 1.00 MiB in one" in cache
+    assert "int4 holds some of each row apart: 20.0 MiB in 32 rows, 10.0 MiB in one" in cache
     assert "dense 300 MiB (activations 256 MiB) against 40.0 MiB (8.00 MiB)" in prefill
     assert "dense 2.00 MiB against 64.0 MiB" in longest
-    assert "comes 700 tokens too often" in sharing
-    assert sharing.endswith("(dense holds most): paged 10.0 MiB, dense 80.0 MiB.")
+    assert sharing == (
+        "In rag 700 tokens are of a prefix that another request has too; forks hold it once with paged 10.0 MiB, where "
+        "rows apart would hold 80.0 MiB; they copy what there is of it with dense 80.0 MiB."
+    )
     assert "code_completion: prompts of 100 tokens, and 900 of padding that are spared where rows are packed" in padding
-    assert "dense at most 20.0% (16.0 MiB, in single_long); window none; paged none" in unused
+    assert "dense at most 20.0% (16.0 MiB, in single_long); int4 none; window none; paged none" in unused
 
 
 def test_what_was_not_measured_is_not_spoken_of(records):

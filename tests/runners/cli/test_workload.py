@@ -21,7 +21,7 @@ def test_workloads_are_recorded_once_and_told_in_words(tmp_path, capfd):
     assert {(r.cell.context, r.cell.batch, r.cell.task["name"]) for r in records} == {(50, 3, "none")}
     assert cli.main(["report", str(results), "-o", str(out)]) == 0
     board = (out / "leaderboard.md").read_text()
-    assert "In rag a common prefix comes 64 tokens too often" in board
+    assert "In rag 64 tokens are of a prefix that another request has too" in board
     assert "Workloads: tiny" in (out / "report.html").read_text()
 
 
