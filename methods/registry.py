@@ -53,7 +53,8 @@ class Entry:
     family     one of FAMILIES
     paper      source, with the equation where there is one; empty for what has none
     cost       the state's size in words: T tokens, d head_dim, w window ...
-    tags       fixed or growing; internal or external; lossy or exact; per layer, per head or per sequence
+    tags       fixed or growing; internal or external; lossy or exact; per layer, per head or per sequence;
+               and "saves time, not memory" of those that hold as much as dense attention and read less of it
     labelled   all parameters -> a short name
     """
 

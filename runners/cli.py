@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
             """),
         formatter_class=raw,
     )
-    show.add_argument("kind", nargs="?", metavar="methods|axes|models|tasks|workloads|devices")
+    show.add_argument("kind", nargs="?", metavar="methods|axes|models|tasks|workloads|backends|devices")
     show.add_argument("name", nargs="?", metavar="NAME")
     show.add_argument("--json", action="store_true", help="JSON instead of a table")
     show.set_defaults(serve=_list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -307,11 +308,12 @@ def _has_a_package(loader: Any, path: str) -> bool:
     return source is None or bool(source.load_config(path).header.get("package"))
 
 
-def choices(group: str) -> dict[str, dict[str, Any]]:
-    """The parameters of every choice of a group, or of an axis of `cached` (`method/store`), by name."""
+def choices(group: str, *named: str) -> dict[str, dict[str, Any]]:
+    """The parameters of every choice of a group, or of an axis of `cached` (`method/store`), by name; or of those that
+    are `named`."""
     if group.split("/")[0] in _REGISTERED:
         register()
-    return {name: node.tree for name, node in _alone(group, names(group)).items()}
+    return {name: node.tree for name, node in _alone(group, named or names(group)).items()}
 
 
 @cache
@@ -329,10 +331,10 @@ def component(axis: str, name: str) -> dict[str, Any]:
 
 
 def comment(group: str, choice: str) -> str:
-    """The first line of a choice's YAML, if it is a comment: it says what the choice is."""
+    """What a choice's YAML begins with, if that is a comment: it says what the choice is."""
     file = files(CONFIGS).joinpath(group, f"{choice}.yaml")
-    first = file.read_text(encoding="utf-8").split("\n")[0] if file.is_file() else ""
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return " ".join(line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines))
 
 
 def search_path(hydra: Any) -> list[str]:

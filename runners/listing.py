@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,19 +16,20 @@ from kvfrontier.runners.tables import show_table
 @dataclass(frozen=True)
 class Kind:
     """One thing to list. `rows` gives each its line, and `details` all that is known of one; rows with the same value
-    of `grouped_by` stand in one table."""
+    of `grouped_by` stand in one table. `one`: what a single one is called, where that is not plain."""
 
     names: Callable[[], list[str]]
     columns: tuple[str, ...]
     rows: Callable[[], dict[str, Mapping[str, Any]]]
     details: Callable[[str], Mapping[str, Any]]
     grouped_by: str | None = None
+    one: str = ""
 
 
 def show(kind: str | None, name: str | None, as_json: bool) -> None:
     """Print everything, one kind, or one thing of a kind. Raises UsageError for what does not exist."""
     if kind is not None and kind not in KINDS:
-        raise unknown("list", kind, KINDS)
+        raise unknown("kind to list", kind, KINDS)
     if kind is None:
         listed = {k: KINDS[k].rows() for k in KINDS}
         if as_json:
@@ -38,19 +40,27 @@ def show(kind: str | None, name: str | None, as_json: bool) -> None:
         print("All of one: kvfrontier list methods kivi")
         return
     if name is None:
-        rows = KINDS[kind].rows()
-        if as_json:
-            print(json.dumps([{"name": n, **row} for n, row in rows.items()]))
-        else:
-            _show_rows(kind, rows)
+        _print(kind, KINDS[kind].rows(), as_json)
         return
     if name not in KINDS[kind].names():
-        raise unknown(kind.removesuffix("s"), name, KINDS[kind].names())
+        group = KINDS[kind].grouped_by
+        within = {n: row for n, row in KINDS[kind].rows().items() if row[group] == name} if group else {}
+        if not within:
+            raise unknown(KINDS[kind].one or kind.removesuffix("s"), name, KINDS[kind].names())
+        _print(kind, within, as_json)
+        return
     details = {"name": name, **KINDS[kind].details(name)}
     if as_json:
         print(json.dumps(details))
     else:
         show_table(None, ("", ""), [(key, _text(value)) for key, value in details.items() if value not in (None, "")])
+
+
+def _print(kind: str, rows: Mapping[str, Mapping[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"name": n, **row} for n, row in rows.items()]))
+    else:
+        _show_rows(kind, rows)
 
 
 def _show_rows(kind: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -87,14 +97,11 @@ def _methods() -> dict[str, Mapping[str, Any]]:
     from kvfrontier.runners import compose
 
     rows = {}
-    for choice in _names("method"):
-        parameters = compose.choice("method", choice)
-        entry, usual = registry.get(parameters["name"]), registry.complete({"name": parameters["name"]})
-        changed = [f"{k}={_text(v)}" for k, v in registry.complete(parameters).items() if usual.get(k) != v]
-        built = registry.build(parameters)
+    for choice, parameters in compose.choices("method").items():
+        entry, built = registry.get(parameters["name"]), registry.build(parameters)
         rows[choice] = {
             "family": entry.family,
-            "summary": entry.summary.rstrip(".") + (f" ({', '.join(changed)})" if changed else ""),
+            "summary": _summary("method", choice, entry.factory),
             "flags": [flag.replace("_", " ") for flag in FLAGS_SHOWN if getattr(built, flag)],
             "tags": entry.tags,
             "paper": entry.paper,
@@ -103,17 +110,44 @@ def _methods() -> dict[str, Mapping[str, Any]]:
     return dict(sorted(rows.items(), key=lambda row: registry.FAMILIES.index(row[1]["family"])))
 
 
+def _summary(group: str, choice: str, factory: Any) -> str:
+    """What the choice's YAML says first, or the docstring of what it is registered as; in as many whole sentences as a
+    line holds."""
+    from inspect import getdoc
+
+    from kvfrontier.runners import compose
+
+    text = compose.comment(group, choice) or " ".join((getdoc(factory) or "").split("\n\n")[0].split())
+    sentences = re.split(r"(?<=\.)\s+(?=[A-Z`])", text)
+    while len(sentences) > 1 and len(" ".join(sentences)) > _LINE:
+        sentences.pop()
+    return " ".join(sentences)
+
+
+#: Characters of a line in a table.
+_LINE = 130
+
+
 #: Of these a reader must know before any number.
 FLAGS_SHOWN = ("needs_training", "simulated", "bounded", "query_sensitive")
 
 
 def _axes() -> dict[str, Mapping[str, Any]]:
     """The choices of the axes that `method=cached` composes, each as `axis/name`."""
-    return {
-        name: {"axis": name.partition("/")[0], "summary": _axis(name)["description"].split("\n")[0],
-               "parameters": [f"{k}={_text(v)}" for k, v in _axis(name)["parameters"].items()]}
-        for name in _axis_names()
-    }  # fmt: skip
+    from kvfrontier.methods import registry
+    from kvfrontier.runners import compose
+
+    rows = {}
+    for axis in registry.AXES:
+        for name, given in compose.choices(f"method/{axis}").items():
+            factory = registry.components(axis)[given["name"]]
+            parameters = {**registry.defaults(factory), **given}
+            del parameters["name"]
+            shown = [f"{key}={_text(value)}" for key, value in parameters.items()]
+            rows[f"{axis}/{name}"] = {
+                "axis": axis, "summary": _summary(f"method/{axis}", name, factory), "parameters": shown,
+            }  # fmt: skip
+    return rows
 
 
 def _axis_names() -> list[str]:
@@ -129,11 +163,12 @@ def _axis(choice: str) -> Mapping[str, Any]:
     from kvfrontier.runners import compose
 
     axis, _, name = choice.partition("/")
-    parameters = dict(compose.component(axis, name))
+    parameters = dict(compose.choices(f"method/{axis}", name)[name])
     registered = parameters.pop("name")
     return {
         "axis": axis,
         "registered as": registered,
+        "summary": _summary(f"method/{axis}", name, registry.components(axis)[registered]),
         "description": getdoc(registry.components(axis)[registered]) or "",
         "parameters": parameters,
         "chosen by": f"method=cached method/{axis}={name}",
@@ -146,13 +181,14 @@ def _method(choice: str) -> Mapping[str, Any]:
     from kvfrontier.methods import registry
     from kvfrontier.runners import compose
 
-    parameters = registry.complete(compose.choice("method", choice))
+    parameters = registry.complete(compose.choices("method", choice)[choice])
     entry = registry.get(parameters["name"])
     built = registry.build(parameters)
     del parameters["name"]
     return {
         "registered as": entry.name,
         "family": entry.family,
+        "summary": _summary("method", choice, entry.factory),
         "description": getdoc(entry.factory) or "",
         "parameters": parameters,
         "paper": entry.paper,
@@ -166,30 +202,40 @@ def _models() -> dict[str, Mapping[str, Any]]:
     from kvfrontier.runners import compose
 
     return {
-        choice: {"kind": compose.choice("model", choice)["kind"], "summary": compose.comment("model", choice)}
-        for choice in _names("model")
+        choice: {"kind": parameters["kind"], "summary": compose.comment("model", choice)}
+        for choice, parameters in compose.choices("model").items()
     }
 
 
 def _model(choice: str) -> Mapping[str, Any]:
     from kvfrontier.runners import compose
 
-    parameters = dict(compose.choice("model", choice))
+    parameters = dict(compose.choices("model", choice)[choice])
     del parameters["name"]
     return {"summary": compose.comment("model", choice), "parameters": parameters}
 
 
 def _tasks() -> dict[str, Mapping[str, Any]]:
-    from kvfrontier.runners import compose, tasks
+    from kvfrontier.runners import compose
 
-    return {choice: tasks.describe(compose.choice("task", choice)["name"]) for choice in _names("task")}
+    return {choice: _task_of(choice, parameters) for choice, parameters in compose.choices("task").items()}
 
 
 def _task(choice: str) -> Mapping[str, Any]:
+    from kvfrontier.runners import compose
+
+    return _task_of(choice, compose.choices("task", choice)[choice])
+
+
+def _task_of(choice: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the task says of itself at the parameters of the choice."""
     from kvfrontier.runners import compose, tasks
 
-    parameters = dict(compose.choice("task", choice))
-    return {**tasks.describe(parameters.pop("name")), "parameters": parameters}
+    made = tasks.make(given)
+    parameters = {key: value for key, value in made.parameters().items() if key != "name"}
+    told = tasks.describe(given["name"])
+    return {**told, "summary": compose.comment("task", choice) or told["summary"], "parameters": parameters,
+            "hash": made.hash()}  # fmt: skip
 
 
 def _workloads() -> dict[str, Mapping[str, Any]]:
@@ -229,18 +275,41 @@ def _planned(name: str) -> Mapping[str, Any]:
     return {"available": "to plan for", "device": sheet.pop("summary"), **sheet}
 
 
+def _backends() -> dict[str, Mapping[str, Any]]:
+    """Functions that compute softmax attention: `method.backend=NAME`, of methods that have this parameter."""
+    from importlib import import_module
+
+    from kvfrontier.methods import attend
+
+    rows: dict[str, Mapping[str, Any]] = {"auto": {"available": True, "summary": _AUTO}}
+    for name in attend.BACKENDS:
+        summary = (import_module(f"{attend.__name__}.{name}").__doc__ or "").split("\n\n")[0]
+        try:
+            attend.check(name)
+        except attend.NoBackend as missing:
+            rows[name] = {"available": False, "summary": f"{' '.join(summary.split())} {missing}"}
+        else:
+            rows[name] = {"available": True, "summary": " ".join(summary.split())}
+    return rows
+
+
+_AUTO = "sdpa where its kernels can serve the layer, eager elsewhere."
+
+
 def _names(group: str) -> list[str]:
     from kvfrontier.runners import compose
 
-    compose.register()
+    if group != "model":  # YAMLs alone, to list which needs no torch
+        compose.register()
     return compose.names(group)
 
 
 KINDS: dict[str, Kind] = {
     "methods": Kind(lambda: _names("method"), ("summary", "flags", "tags", "paper"), _methods, _method, "family"),
-    "axes": Kind(_axis_names, ("summary", "parameters"), _axes, _axis, "axis"),
+    "axes": Kind(_axis_names, ("summary", "parameters"), _axes, _axis, "axis", "choice of an axis"),
     "models": Kind(lambda: _names("model"), ("kind", "summary"), _models, _model),
     "tasks": Kind(lambda: _names("task"), ("primary", "summary"), _tasks, _task),
     "workloads": Kind(lambda: _names("workload"), ("requests", "longest", "tokens", "summary"), _workloads, _workload),
+    "backends": Kind(lambda: list(_backends()), ("available", "summary"), _backends, lambda name: _backends()[name]),
     "devices": Kind(lambda: list(_devices()), ("available", "device"), _devices, lambda name: _devices()[name]),
 }

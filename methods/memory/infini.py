@@ -36,7 +36,8 @@ Update = Literal["linear", "delta"]
 @component("memory", "infini")
 @dataclass(frozen=True)
 class InfiniMemory(Memory):
-    """A matrix for each head. `gate` is beta, or where the trained track's begins; `update` as above."""
+    """What leaves goes into a matrix for each head, joined by a gate. `gate` is beta, or where the trained track's
+    begins; `update` adds a value whole (linear), or what the matrix does not hold of it yet (delta)."""
 
     gate: float = 0.0
     update: Update = "linear"

@@ -45,7 +45,7 @@ class MobaState(State):
     family="patterns",
     paper="Lu et al. 2025, arXiv:2502.13189, equations 2-6",
     cost="2 Hkv d T elements, and Hkv d T / block in fp32; a query head reads the means and topk blocks",
-    tags=("growing", "internal", "exact", "per head"),
+    tags=("growing", "internal", "exact", "per head", "saves time, not memory"),
 )
 @dataclass(frozen=True)
 class MoBA(Method):

@@ -52,7 +52,7 @@ class NsaState(State):
     family="patterns",
     paper="Yuan et al. 2025, arXiv:2502.11089, equations 5-12",
     cost="2 Hkv d (T + T / stride) elements; a token reads the pooled ones, topk blocks and a window",
-    tags=("growing", "internal", "exact", "per head"),
+    tags=("growing", "internal", "exact", "per head", "saves time, not memory"),
 )
 @dataclass(frozen=True)
 class NSA(Method):

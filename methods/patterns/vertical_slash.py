@@ -40,7 +40,7 @@ from kvfrontier.methods.stores.dense import KV, buffer_footprint
     family="patterns",
     paper="Jiang et al. 2024, arXiv:2407.02490, algorithm 2",
     cost="2 Hkv d T elements: nothing is saved in the state; a prefill computes T (verticals + slashes) of T^2 / 2",
-    tags=("growing", "internal", "exact", "per head"),
+    tags=("growing", "internal", "exact", "per head", "saves time, not memory"),
 )
 @dataclass(frozen=True)
 class VerticalSlash(Method):

@@ -36,7 +36,7 @@ def slopes(heads: int) -> list[float]:
 @component("positions", "alibi")
 @dataclass(frozen=True)
 class AlibiPositions(InCachePositions):
-    """A bias by the distance of slots."""
+    """A penalty that grows with the distance of slots, in place of RoPE."""
 
     columns: ClassVar[int] = 2
     needs_training: ClassVar[bool] = True

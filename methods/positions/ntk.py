@@ -48,7 +48,7 @@ class Rebased(Stretched):
 @component("positions", "ntk")
 @dataclass(frozen=True)
 class NtkPositions(InCachePositions):
-    """A base for the current length.
+    """RoPE with a base that grows with the current length.
 
     trained  tokens that the model was made for; None: what it says itself
     factor   how fast the base grows beyond them

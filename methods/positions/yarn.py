@@ -26,7 +26,7 @@ from kvfrontier.methods.registry import component, register
 @component("positions", "yarn")
 @dataclass(frozen=True)
 class YarnPositions(Stretched):
-    """Frequencies by parts.
+    """RoPE's slow frequencies stretched, its fast ones as they are.
 
     factor    how many times longer the text may be
     trained   tokens that the model was made for; None: what it says itself

@@ -54,8 +54,11 @@ class Blocks(State):
 @component("memory", "blocks")
 @dataclass(frozen=True)
 class BlockMemory(Memory):
-    """block: tokens of a block; blocks: how many a query looks up; representatives: tokens that stand for a block;
-    voters: local queries that choose these."""
+    """What leaves is kept in blocks, and a query looks up those whose representatives are nearest.
+
+    block: tokens of a block; blocks: how many a query looks up; representatives: tokens that stand for a block;
+    voters: local queries that choose these.
+    """
 
     block: int = 128
     blocks: int = 16

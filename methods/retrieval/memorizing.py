@@ -46,8 +46,11 @@ _LOWEST = torch.finfo(torch.float32).min
 @component("memory", "knn")
 @dataclass(frozen=True)
 class NearestMemory(Memory):
-    """top: keys that a query finds, in each head; join: how the two are joined; gate: logit of the memory's share at
-    which every head's gate begins."""
+    """What leaves is kept, and a query finds the nearest keys among it.
+
+    top: keys that a query finds, in each head; join: how the two are joined; gate: logit of the memory's share at
+    which every head's gate begins.
+    """
 
     top: int = 32
     join: Literal["softmax", "gate"] = "softmax"  # pyright: ignore[reportIncompatibleVariableOverride]

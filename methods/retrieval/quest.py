@@ -43,8 +43,11 @@ class PageBounds(State):
 @component("selection", "quest")
 @dataclass(frozen=True)
 class QuestSelection(Selection):
-    """page: tokens of a page; pages: how many of them a decoded query reads, the last one among them; skip_layers:
-    first layers that read all."""
+    """Every token stays, and a decoded query reads the pages that may matter most to it.
+
+    page: tokens of a page; pages: how many of them are read, the last one among them; skip_layers: first layers that
+    read all.
+    """
 
     page: int = 16
     pages: int = 64
@@ -111,7 +114,7 @@ class QuestSelection(Selection):
     family="retrieval",
     paper="Tang et al. 2024, arXiv:2406.10774, algorithm 1",
     cost="2 Hkv d T elements, and 2 Hkv d floor(T / page); a decoded token reads page x pages tokens and the latter",
-    tags=("growing", "internal", "lossy", "per head"),
+    tags=("growing", "internal", "lossy", "per head", "saves time, not memory"),
 )
 def Quest(page: int = 16, pages: int = 64, skip_layers: int = 2) -> Cached:
     """Quest: all is kept, and a decoded token reads the pages whose keys could give its query the largest logits.

@@ -52,7 +52,10 @@ class Fp8(Codec):
 @component("store", "fp8")
 @dataclass(frozen=True)
 class Fp8Store(PackedStore):
-    """format: e4m3 or e5m2; scaled: a scale for each token and head."""
+    """8-bit floating-point keys and values.
+
+    format: e4m3 or e5m2; scaled: a scale for each token and head.
+    """
 
     residual: int = 0
     format: Format = "e4m3"

@@ -21,7 +21,10 @@ from kvfrontier.methods.stores.uniform import Axis, Uniform
 @component("store", "gear")
 @dataclass(frozen=True)
 class GearStore(PackedStore):
-    """bits, group: of the codes; rank: of each block's A B; outliers: share of entries; residual: tokens of a block."""
+    """Codes in groups, repaired by a low-rank part and by outliers.
+
+    bits, group: of the codes; rank: of each block's A B; outliers: share of entries; residual: tokens of a block.
+    """
 
     residual: int = 64
     bits: int = 2

@@ -24,8 +24,11 @@ BITS = (2, 3, 4)
 @component("store", "kvquant")
 @dataclass(frozen=True)
 class KVQuantStore(PackedStore):
-    """bits 2, 3 or 4; outliers: the share that is kept aside; block: tokens whose keys' outliers are chosen together.
-    It wants method.positions=kept_unrotated, the keys before RoPE."""
+    """Codes of levels that are fitted to the numbers, and outliers aside.
+
+    bits: 2, 3 or 4; outliers: the share that is kept aside; block: tokens whose keys' outliers are chosen together. It
+    wants method/positions=kept_unrotated, the keys before RoPE.
+    """
 
     sinks: int = 1
     bits: int = 3

@@ -70,7 +70,8 @@ class PaluState(State):
 @component("store", "palu")
 @dataclass(frozen=True)
 class PaluStore(Store):
-    """`rank`: coordinates of a head, no more than its dimension; None: half of it."""
+    """Keys and values as coordinates in a basis of few vectors. `rank`: coordinates of a head, no more than its
+    dimension; None: half of it."""
 
     rank: int | None = None
 

@@ -23,7 +23,7 @@ BITS = (2, 3, 4, 8)
 @component("store", "quantized")
 @dataclass(frozen=True)
 class QuantizedStore(PackedStore):
-    """Uniform quantization; the defaults are KIVI's.
+    """Uniform quantization in groups along tokens or channels, at KIVI's settings where none are given.
 
     bits          of keys, and of values unless `value_bits` says otherwise
     group         tokens (axis "channel") or channels (axis "token") that share a scale

@@ -46,7 +46,7 @@ class Ragged(State):
 @component("store", "ragged")
 @dataclass(frozen=True)
 class RaggedStore(Store):
-    """2 Hkv D T elements, and Hkv lengths."""
+    """Another number of tokens in each head: 2 Hkv D T elements, and Hkv lengths."""
 
     ragged: ClassVar[bool] = True
 

@@ -83,7 +83,10 @@ class UnitLevels(Codec):
 @component("store", "turboquant")
 @dataclass(frozen=True)
 class TurboQuantStore(PackedStore):
-    """bits a coordinate, 1 to 4; seed of the rotation."""
+    """Rotated vectors as codes of levels fitted to their distribution, and norms.
+
+    bits: a coordinate's, 1 to 4; seed: of the rotation.
+    """
 
     residual: int = 0
     bits: int = 4

