@@ -109,18 +109,6 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer that `save_pretrained` left in `folder`. Raises UsageError where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        # Never code that a folder brings: transformers would ask on the terminal.
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()
-        raise UsageError(f"{folder} holds no tokenizer that transformers can load: {(reason or [repr(error)])[0]}") from error
-
-
 def load_folder(
     folder: Path,
     *,
