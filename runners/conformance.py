@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import gc
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, L
 from kvfrontier.methods import Dense, Layer, Method, PerLayer, Step
 from kvfrontier.methods.contract import Phase
 from kvfrontier.methods.state import Buf, leaves
+from kvfrontier.runners.peak import storage_bytes, track
 from kvfrontier.runners.session import Session
 
 #: Lengths at which rounding, blocks and residuals show.
@@ -400,6 +402,25 @@ def it_runs_on_fake_tensors(method: Method) -> None:
             session.decode(ids[:, PROMPT : PROMPT + 1])
             session.decode(ids[:, PROMPT + 1 :])
             _expect_bytes(session, "on fake tensors, decoding")
+
+
+@check
+def it_holds_nothing_outside_its_state(method: Method) -> None:
+    """Between calls no tensor lives but the model's weights, the method's learnable parts, its state and the last
+    logits: counted on fake tensors, of which the bridge keeps none of its own."""
+    with FakeTensorMode(), torch.no_grad():
+        model = _untrained(takes_latents(method))
+        weights = [*model.parameters(), *model.buffers()]
+        ids = torch.zeros(2, PROMPT + NEW, dtype=torch.long)
+        with track("cpu", external=weights) as memory, Session(model, method) as session:
+            memory.tell_apart(lambda: session.state, model.get_output_embeddings())
+            learnable = [w for layer in session.layers if layer.params is not None for w in layer.params.parameters()]
+            session.prefill(ids[:, :PROMPT], chunk=64)
+            for i in range(PROMPT, PROMPT + 3):
+                session.decode(ids[:, i : i + 1])
+            gc.collect()
+            hidden = memory.current_parts.activations - storage_bytes(learnable)
+    assert hidden == 0, f"{hidden} bytes live outside the state after {PROMPT} tokens and 3 decoded ones"
 
 
 @check

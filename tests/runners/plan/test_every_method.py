@@ -1,0 +1,24 @@
+"""Every method that configs/method names can be planned on a real model's shape: it runs on fake tensors, or it says why
+it does not and gives a bound."""
+
+import pytest
+
+from kvfrontier.runners import compose
+from kvfrontier.runners.plan import words
+from kvfrontier.runners.plan.ask import row
+
+compose.register()
+#: A model with latents for methods that hold these.
+OF_LATENTS = {"mla", "mla_expanded", "mla_quantized"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", compose.names("method"))
+def test_it_is_planned_at_4096_tokens(name):
+    if name in OF_LATENTS:
+        found = row(words.read(["model=deepseek-v3", f"method={name}", "context=4096"])[0])
+    else:
+        found = row(words.read(["model=llama-3.2-1b", f"method={name}", "context=4096"])[0])
+    assert found["fits"] is not None, found["note"]
+    assert found["peaks_exact"] or "peaks are bounds" in found["note"]
+    assert found["prefill_peak_bytes"] >= found["weights_bytes"] + found["state_bytes"] - found["host_bytes"]
