@@ -1,5 +1,5 @@
-"""Every method that configs/method names can be planned on a real model's shape: it runs on fake tensors, or it says why
-it does not and gives a bound."""
+"""Every method that configs/method names can be planned on a real shape: it runs on fake tensors, or says why not and
+gives a bound."""
 
 import pytest
 
