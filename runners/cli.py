@@ -320,6 +320,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: list[str]) -> int:
     """Hydra's command line, with our two flags taken out of it and its errors put into one sentence."""
+    from kvfrontier.runners import usage
+
+    if {"-h", "--help"} & set(args):
+        print(usage.run_help())
+        return 0
+    usage.check_completion(args, os.environ.get("COMP_LINE"))
+
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -1,8 +1,11 @@
 import os
+import re
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
+import yaml
 
 from kvfrontier.runners.record import load_records
 
@@ -79,6 +82,29 @@ def test_help_teaches_by_example(kvfrontier):
         assert answer.code == 0
         assert "kvfrontier " in answer.out
     assert "method=window method.window=256" in kvfrontier("run", "--help").out
+
+
+def test_help_names_every_group_choice_and_key(kvfrontier):
+    page = kvfrontier("run", "method=kivi2", "--help").out
+    for group in ("method", "model", "task", "tracker", "sweep", "search", "workload"):
+        choices = [f.name.removesuffix(".yaml") for f in files("kvfrontier.configs").joinpath(group).iterdir()]
+        assert all(re.search(rf"\b{re.escape(c)}\b", page) for c in choices if not c.startswith("__")), group
+    config = yaml.safe_load(files("kvfrontier.configs").joinpath("config.yaml").read_text())
+    assert all(f"{key}:" in page for key in set(config) - {"defaults", "hydra", "cells"})
+
+
+def test_help_loads_no_torch():
+    for command in (["run", "--help"], ["list", "models"]):
+        code = f"import sys; from kvfrontier.runners import cli; cli.main({command}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_asked_for_by_a_shell(kvfrontier, monkeypatch, shell):
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    answer = kvfrontier("run", "--shell-completion", f"query={shell}")
+    assert answer.code == 2
+    assert f"install={shell}" in answer.err
 
 
 def test_hydra_shows_the_configuration(run):
