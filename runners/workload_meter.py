@@ -38,8 +38,8 @@ def measure_workload(
     device: torch.device,
     say: Callable[[str], None] = lambda _: None,
 ) -> Memory:
-    """The sizes of a workload whose requests are all there at once, in bytes; `prefill` is what comes before the first
-    token is decoded.
+    """The sizes of a workload whose requests are all there at once, in bytes; `prefill` is the reading of prompts, or
+    of common prefixes, and `decode` all that comes after.
 
     live counts a storage that forks share once; analytic is None where there are such, and what each request holds is
     compared with its closed form apart: where one is wrong, the status is "failed". A text may be longer than the
@@ -60,9 +60,11 @@ def measure_workload(
                 session.bridge.max_positions = None
             texts.append((batch, session))
             _read(batch, session, draw, chunk, workload.layout)
-            texts += [(batch, session.fork()) for _ in batch.prompts[1:] if batch.shared]
-        sealed = states.measure([session.state for _, session in texts])
         prefill_peak, prefill_parts = memory.peak, memory.peak_parts
+        for batch, session in list(texts):
+            for _ in batch.prompts[1:] if batch.shared else ():
+                texts.append((batch, session.fork()))
+        sealed = states.measure([session.state for _, session in texts])
         memory.reset_peak()
         for batch, session in texts:
             say("decoding")

@@ -46,6 +46,8 @@ def test_forks_share_full_blocks_of_a_common_prefix_and_copy_dense_ones(model):
     assert dense.live_payload == 4 * 83 * TOKEN
     table = 4 * LAYERS * 6
     assert paged.live_payload == (64 + 4 * 19) * TOKEN + 4 * table
+    assert dense.prefill_parts.state == 64 * TOKEN, "the prefix is read once"
+    assert dense.decode_parts.state >= 4 * 80 * TOKEN, "and each request's copy is its state"
     assert paged.analytic_payload is None, "of what is shared there is no closed form"
     assert (dense.shared_tokens, dense.prompt_tokens, dense.decoded_tokens) == (3 * 64, 320, 12)
 
