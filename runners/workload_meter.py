@@ -62,8 +62,7 @@ def measure_workload(
             _read(batch, session, draw, chunk, workload.layout)
         prefill_peak, prefill_parts = memory.peak, memory.peak_parts
         for batch, session in list(texts):
-            for _ in batch.prompts[1:] if batch.shared else ():
-                texts.append((batch, session.fork()))
+            texts.extend((batch, session.fork()) for _ in (batch.prompts[1:] if batch.shared else ()))
         sealed = states.measure([session.state for _, session in texts])
         memory.reset_peak()
         for batch, session in texts:
