@@ -2,7 +2,7 @@
 
     with Session(model, methods.Sinks(window=252, sinks=4)) as s:
         logits = s.prefill(input_ids, chunk=512)      # [B, V], of the last position
-        logits = s.decode(token)                      # [B, V]
+        logits = s.decode(logits.argmax(-1))          # [B, V]; ids [B], or [B, T]
         s.generate(max_new_tokens=32)
         s.state_bytes()
         child = s.fork()
@@ -407,8 +407,9 @@ class Session:
         self._sealed = True
 
     def decode(self, input_ids: Tensor) -> Tensor:
-        """Feed tokens [B, T] after the prompt, T >= 1, in one forward. Returns the logits [B, V] of the last."""
-        self._decode(input_ids, keep=1)
+        """Feed tokens after the prompt, [B, T] with T >= 1 or one for each row, [B], in one forward. Returns the logits
+        [B, V] of the last."""
+        self._decode(input_ids[:, None] if input_ids.ndim == 1 else input_ids, keep=1)
         assert self.last_logits is not None
         return self.last_logits
 

@@ -64,6 +64,16 @@ every_method = pytest.mark.parametrize("method", ALL.values(), ids=ALL)
 # ------------------------------------------------------------------------------------------- reading and writing
 
 
+def test_one_token_for_each_row_is_decoded_as_it_comes_from_argmax(model: Any) -> None:
+    ids = tokens()
+    with Session(model, methods.Window(window=4)) as s:
+        token = s.prefill(ids).argmax(-1)
+        flat = s.decode(token)
+        s.reset()
+        s.prefill(ids)
+        torch.testing.assert_close(flat, s.decode(token[:, None]), rtol=0, atol=0)
+
+
 def test_prefill_and_decode_return_the_logits_of_the_last_position(model: Any) -> None:
     ids = tokens()
     expected = own(model, ids)

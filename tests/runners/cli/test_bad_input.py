@@ -39,7 +39,7 @@ MISTAKES = {
     "everything excluded": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{seed: [0, 1]}]"], "the sweep is empty"),
     "unknown exclude": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{sed: 0}]"], "there is no group or key 'sed'"),
     "missing backend": (["method.backend=flash_attn"], "flash_attn"),
-    "group does not divide head_dim": (["method=kivi2", "method.group=32"], "does not divide value head_dim 16"),
+    "group does not divide head_dim": (["method=kivi2", "method.group=64"], "does not divide value head_dim 32"),
     "nothing to prefill": (["meter.decode_tokens=384"], "leaves nothing of context 384"),
     "continuous sweep": (["-m", "seed=interval(0,1)"], "values with commas between them"),
 }

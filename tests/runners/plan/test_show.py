@@ -9,7 +9,7 @@ def test_json_rows_carry_sizes_fits_and_bounds(plan):
     assert dense["fits"] and window["fits"]
     assert dense["ttft_bound"] in ("memory", "compute")
     assert dense["peaks_exact"]
-    assert dense["state_bytes"] == 200 * 2 * 2 * 2 * 16 * 2
+    assert dense["state_bytes"] == 200 * 2 * 2 * 2 * 32 * 2
 
 
 def test_the_table_names_the_bound(capfd):
