@@ -323,13 +323,6 @@ def choice(group: str, name: str) -> dict[str, Any]:
     return Composer()([f"{group}={name}"]).config[group]
 
 
-@cache
-def component(axis: str, name: str) -> dict[str, Any]:
-    """The parameters of one choice of an axis of `cached`."""
-    register()
-    return Composer()(["method=cached", f"method/{axis}={name}"]).config["method"][axis]
-
-
 def comment(group: str, choice: str) -> str:
     """What a choice's YAML begins with, if that is a comment: it says what the choice is."""
     file = files(CONFIGS).joinpath(group, f"{choice}.yaml")
