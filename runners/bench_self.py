@@ -11,6 +11,7 @@ import copy
 import functools
 import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM, QuantizedCache
 
 from kvfrontier import methods
-from kvfrontier.runners import environment
+from kvfrontier.runners import environment, flat, models
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.meter import measure_memory, quartiles, synchronize
 from kvfrontier.runners.record import Environment
@@ -60,14 +61,15 @@ class Benchmark(BaseModel):
 
 
 #: What can be measured alone.
-PARTS = ("decode", "prefill", "peaks", "flat", "quantized")
+PARTS = ("decode", "prefill", "peaks", "flat", "long", "quantized")
 
 
 def run(
-    context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30, only: Collection[str] = PARTS
-) -> Benchmark:
-    """Measure everything at `context` tokens, or the PARTS that `only` names, with at least 7 `pairs` of timings;
-    `layers` other than the model's 30 are for trying it out."""
+    context: int, pairs: int, device: str, say: Callable[[str], None], layers: int = 30, only: Collection[str] = PARTS,
+    decoded: int = 1 << 18,
+) -> Benchmark:  # fmt: skip
+    """Measure everything at `context` tokens, or the PARTS that `only` names, with at least 7 `pairs` of timings, and
+    what is held over `decoded` tokens; `layers` other than the model's 30 are for trying it out."""
     if pairs < 7:
         raise UsageError(f"{pairs} pairs are too few for quartiles that mean something; give at least 7")
     if unknown := sorted(set(only) - set(PARTS)):
@@ -86,6 +88,10 @@ def run(
             rows += _peaks(model, context, say)
         if "flat" in only:
             rows += _flat(model, context, say)
+        if "long" in only and sys.platform == "linux":
+            rows += _long(decoded, device, say)
+        elif "long" in only:
+            left_out.append("resident memory over a long text: it is read from Linux's /proc")
         if "quantized" in only and importlib.util.find_spec("hqq"):
             rows += [_quantized(model, bits, context, pairs, say) for bits in (8, 4, 2)]
         elif "quantized" in only:
@@ -246,6 +252,20 @@ def _flat(model: LlamaForCausalLM, context: int, say: Callable[[str], None]) -> 
         claim = f"{name}: live bytes, largest against smallest from {context // 4} to {4 * context} tokens"
         rows.append(_share(claim, 1.0, max(sizes), min(sizes)))
     return rows
+
+
+def _long(tokens: int, device: str, say: Callable[[str], None]) -> list[Row]:
+    """What a bounded method holds while it decodes a long text, token by token, on one small layer: what is held does
+    not depend on the model, and the time that it takes does."""
+    tiny = models.load({"kind": "tiny", "layers": 1, "max_context": 2 * tokens, "device": device})
+    with Session(tiny.model, methods.Sinks(252, 4)) as session:
+        session.prefill(torch.zeros(1, 512, dtype=torch.long))
+        found = flat.watch(session, tokens, say=lambda now: say(f"sinks: {now}"))
+    of = f"largest against smallest over {tokens} decoded tokens, one small layer"
+    return [
+        _share(f"sinks: live bytes, {of}", 1.01, found.live[1], found.live[0]),
+        _share(f"sinks: resident bytes of the process, {of}", 1.10, found.resident[1], found.resident[0]),
+    ]
 
 
 def _share(claim: str, goal: float, ours: int, theirs: int) -> Row:

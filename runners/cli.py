@@ -311,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     bench.add_argument("--context", type=int, default=4096, help="tokens (4096)")
     bench.add_argument("--pairs", type=int, default=7, help="interleaved pairs of timings, at least 7 (7)")
-    bench.add_argument("--only", metavar="PARTS", help="some of decode,prefill,peaks,flat,quantized (all)")
+    bench.add_argument("--only", metavar="PARTS", help="some of decode,prefill,peaks,flat,long,quantized (all)")
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)

@@ -248,7 +248,7 @@ class Search(Block):
     predicted        the largest size at which baseline and predicted peak are within the limit. It knows no temporaries
                      inside kernels, and no memory that the allocator cannot give back
     predicted_bound  what stops that
-    note             where the prediction is a bound, why
+    note             why there is no prediction, or why it is a bound
     step             the next size that was tried is at most so much larger
     probes           every try, in order
     """

@@ -9,9 +9,13 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from types import ModuleType
 from typing import Any
 
 from kvfrontier.runners import limit
@@ -58,7 +62,8 @@ def _run(
         process = context.Process(
             target=probe.serve, args=(request, device, asked, threads, send, errors.name), name="kvfrontier-probe"
         )
-        process.start()
+        with _without_main():
+            process.start()
         try:
             send.close()
             held: Held | None = _received(receive)
@@ -70,6 +75,17 @@ def _run(
                 process.join()
         kills = limit.clear(held.group) if held and held.group else 0
         return held, report, _death(process.exitcode or 0, errors.read().strip(), kills)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A try needs nothing of the program that asks for it, whose file may have no guard: it is not run again there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _received(connection: Connection) -> Any:

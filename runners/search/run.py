@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from kvfrontier.runners.record import Cell, Limit, Memory, Probe, Search, Status
 from kvfrontier.runners.search import process, seek, settings
 from kvfrontier.runners.search.predict import Prediction
 from kvfrontier.runners.search.probe import Report, Request
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,17 @@ def search(cell: Cell, model: Mapping[str, Any], say: Callable[[str], None]) -> 
     most, bound = prediction.check()
     limit = process.look(cell.device, cell.memory_limit, torch.get_num_threads())
     say("what fits on fake tensors")
-    predicted, predicted_bound = prediction.largest(limit.bytes - limit.baseline, most, bound)
+    predicted, predicted_bound, note = None, None, ""
+    try:
+        predicted, predicted_bound = prediction.largest(limit.bytes - limit.baseline, most, bound)
+        note = prediction.note
+    except Exception as error:  # what is found does not depend on it, and the record says it
+        log.error("what fits could not be predicted", exc_info=error)
+        note = f"not predicted: {type(error).__name__}: {error}"
     least = asked.least(cell)
     tries = _Tries(cell, model, limit, say)
     try:
-        hints = [predicted, predicted + asked.step]
+        hints = [] if predicted is None else [predicted, predicted + asked.step]
         found = seek.largest(tries.fits, start=asked.start, most=most, step=asked.step, least=least, hints=hints)
     except _Failed:
         found = None
@@ -82,7 +91,7 @@ def search(cell: Cell, model: Mapping[str, Any], say: Callable[[str], None]) -> 
             bound=None if found is None else bound if found == most else "memory",
             predicted=predicted,
             predicted_bound=predicted_bound,
-            note=prediction.note,
+            note=note,
             step=asked.step,
             probes=tuple(_probe(n, tries.reports[n], prediction.known(n)) for n in tries.reports),
         ),

@@ -30,12 +30,12 @@ def test_the_peer_shares_the_weights_and_keeps_its_own_attention() -> None:
 
 
 def test_a_run_writes_its_page(tmp_path: Path) -> None:
-    found = bench_self.run(1024, 7, "cpu", lambda _: None, layers=1)
+    found = bench_self.run(1024, 7, "cpu", lambda _: None, layers=1, decoded=2048)
     data, page = bench_self.write(found, tmp_path)
     rows = json.loads(data.read_text())["rows"]
     assert [row["n"] for row in rows if row["q1"] is not None] == [35, 7]
     flat = [row for row in rows if "live bytes" in row["claim"]]
-    assert len(flat) == 2
+    assert len(flat) == 3
     assert all(row["value"] == 1.0 for row in flat)
     assert page.read_text().count("\n| ") == len(rows) + 1
     assert "Left out: int8" in page.read_text()
