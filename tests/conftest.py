@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def tables_as_wide_as_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's own width would cut the tables that commands print."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def deterministic(request: pytest.FixtureRequest) -> Iterator[None]:
     """Seed torch, where the test module has imported it: a test of the analysis must not."""
     torch = sys.modules.get("torch")

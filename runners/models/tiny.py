@@ -24,7 +24,7 @@ class Tiny:
     layers: int = 2
     heads: int = 4
     kv_heads: int = 2
-    head_dim: int = 16
+    head_dim: int = 32
     hidden: int = 64
     intermediate: int = 128
     max_context: int = 8192

@@ -535,7 +535,8 @@ def test_calls_out_of_order_say_so(model: Any) -> None:
 @pytest.mark.parametrize(
     ("ids", "reason"),
     [
-        (torch.zeros(5, dtype=torch.long), r"integers \[B, T\]"),
+        (torch.zeros(5, dtype=torch.long), "2 rows, and 5 were given"),  # a token a row
+        (torch.zeros(2, 5, 1, dtype=torch.long), r"integers \[B, T\]"),
         (torch.zeros(2, 0, dtype=torch.long), r"integers \[B, T\]"),
         (torch.zeros(2, 5), r"integers \[B, T\]"),
         (torch.zeros(3, 5, dtype=torch.long), "2 rows, and 3 were given"),

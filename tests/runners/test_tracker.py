@@ -25,6 +25,7 @@ from kvfrontier.runners.record import (
     Environment,
     Memory,
     MethodInfo,
+    Parts,
     Quality,
     Quartiles,
     Record,
@@ -73,7 +74,7 @@ def record(context: int, task: dict[str, Any] | None = None, task_hash: str = "1
             task_hash=task_hash,
             scores={"accuracy": Score(value=0.5, n=8, low=0.25, high=0.75), "kl": Score(value=0.125, n=8)},
         ),
-        memory=Memory(status="ok", **counts, share16=0.25),
+        memory=Memory(status="ok", **counts, share16=0.25, prefill_parts=Parts(state=3), decode_parts=Parts(state=2)),
         time=Time(
             status="ok",
             repetitions=3,
@@ -107,7 +108,8 @@ def test_every_number_of_a_record_has_a_name():
     assert shown["memory/live"] == one.memory.live_payload + one.memory.live_slack
     assert shown["memory/peak_less_weights"] == one.memory.peak - one.memory.weights
     for key in Memory.model_fields:
-        assert key in ("reason",) or f"memory/{key}" in shown
+        parts = [f"{key}/{part}" for part in Parts.model_fields] if key.endswith("_parts") else [key]
+        assert key == "reason" or all(f"memory/{part}" in shown for part in parts)
     for key in Time.model_fields:
         assert key in ("reason",) or f"time/{key}" in shown or f"time/{key}/median" in shown
 

@@ -52,7 +52,7 @@ def prose(tokenizer: Any, name: str, room: int) -> list[Unit]:
     """Sentences of a text of runners.texts from its beginning, white space between words made one space; a text that
     is too short begins again."""
     fitting: list[Unit] = []
-    for unit in cycle(_sentences(tokenizer, name)):
+    for unit in cycle(_sentences(tokenizer, texts.load_text(name))):
         if len(unit.ids) > room:
             break
         room -= len(unit.ids)
@@ -61,14 +61,14 @@ def prose(tokenizer: Any, name: str, room: int) -> list[Unit]:
 
 
 @lru_cache(maxsize=4)
-def _sentences(tokenizer: Any, name: str) -> list[Unit]:
+def _sentences(tokenizer: Any, text: texts.Text) -> list[Unit]:
     """A text is tokenized once for all samples of all tasks."""
-    content = re.sub(r"\s+", " ", texts.load_text(name).content)
+    content = re.sub(r"\s+", " ", text.content)
     sentences = [match.group().strip() for match in SENTENCE.finditer(content)]
     return [
-        Unit(text, ids)
-        for text, ids in zip(sentences, encode_inside(tokenizer, [f" {s}" for s in sentences]), strict=True)
-        if text
+        Unit(sentence, ids)
+        for sentence, ids in zip(sentences, encode_inside(tokenizer, [f" {s}" for s in sentences]), strict=True)
+        if sentence
     ]
 
 

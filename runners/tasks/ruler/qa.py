@@ -225,7 +225,7 @@ class ClozeQA(DocumentQA):
     name: ClassVar[str] = "cloze_qa"
 
     def corpus(self) -> Corpus:
-        return _cloze(self.text)
+        return _cloze(texts.load_text(self.text))
 
 
 _PASSAGE_WORDS = 80
@@ -234,8 +234,8 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 @lru_cache(maxsize=4)
-def _cloze(name: str) -> Corpus:
-    content = re.sub(r"\s+", " ", texts.load_text(name).content)
+def _cloze(text: texts.Text) -> Corpus:
+    content = re.sub(r"\s+", " ", text.content)
     sentences = [match.group().strip() for match in SENTENCE.finditer(content)]
     counts = Counter(word.lower() for word in _WORD.findall(content))
     passages: list[list[str]] = [[]]
@@ -254,4 +254,4 @@ def _cloze(name: str) -> Corpus:
         if len(word) >= 6 and word.islower() and counts[word] == 1
     ]
     random.Random(0).shuffle(questions)
-    return Corpus(questions[:_QUESTIONS], [" ".join(passage) for passage in passages], haystack.revision(name))
+    return Corpus(questions[:_QUESTIONS], [" ".join(passage) for passage in passages], haystack.revision(text.name))

@@ -9,8 +9,8 @@ from kvfrontier.runners.allocators import published, words
 from kvfrontier.runners.allocators.published import Compared, verdict
 from kvfrontier.runners.errors import UsageError
 
-#: Bytes of a token of the tiny model: 2 layers, 2 heads, 16 dimensions, keys and values, 2 bytes.
-TOKEN = 2 * 2 * 16 * 2 * 2
+#: Bytes of a token of the tiny model: 2 layers, 2 heads, 32 dimensions, keys and values, 2 bytes.
+TOKEN = 2 * 2 * 32 * 2 * 2
 TINY = ("model=tiny", "memory=1MiB", "max_length=2048", "count=60")
 
 
@@ -66,7 +66,7 @@ def test_the_table_names_the_parts_and_what_was_rejected(capfd):
     assert cli.main(["allocate", *TINY, "policy=oracle,paged", "requests=3x100,2x5000"]) == 0
     out = capfd.readouterr().out
     assert "oracle, buddy" in out and "paged, 16 a block" in out
-    assert "tiny, bfloat16, 1.00 MiB: 4,096 tokens; requests: 3 (3x100, at_once, seed 0)" in out
+    assert "tiny, bfloat16, 1.00 MiB: 2,048 tokens; requests: 3 (3x100, at_once, seed 0)" in out
     assert "longer than max_length=2048" in out
 
 
