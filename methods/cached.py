@@ -322,7 +322,9 @@ class Cached(Method):
             parts += self.store.attend(state.store, placed, span, keys, layer, attend, not one_part)
         read = None
         if self.memory.join:
-            gone = self.store.read(state.store, begin, end if self.selection.rolling else begin)
+            # Where nothing has left yet, the place that it will leave from may lie beyond all that is held.
+            first, last = min(begin, S + T), min(end, S + T)
+            gone = self.store.read(state.store, first, last if self.selection.rolling else first)
             counts = (arange(1, T + 1, q) + (end - begin - T)).clamp(min=0)
             unplaced = self.memory.wants_unrotated or (self.memory.as_stored and positions.at_use)
             asked = q_pre if unplaced else self._placed(q, q_pre, S, layer, step, positions, True)
