@@ -95,7 +95,8 @@ def test_the_largest_batch_is_found_with_its_speed(capfd, tmp_path):
     assert record.time.decode_tokens_per_second == pytest.approx(search.found / record.time.decode.median)
 
 
-@pytest.mark.parametrize(("room", "status"), [(1, "oom"), (100, "ok")])
+# Into 12 MiB the weights go, and not the keys and values of 384 tokens: what fails is a tensor of torch, which says so.
+@pytest.mark.parametrize(("room", "status"), [(12, "oom"), (100, "ok")])
 def test_a_limit_makes_out_of_memory_a_record_of_a_plain_run(capfd, tmp_path, room, status):
     code, shown, err = run(capfd, "task=needle", "task.samples=1", "context=384", within(room), f"results={tmp_path}")
     assert code == 0, err
