@@ -45,7 +45,7 @@ smoke: install ## The same on a sweep of under 4 minutes
 	$(call sweep,smoke)
 
 # The peer of quantized caches lies in a folder of its own: wherever hqq is installed, transformers imports it too.
-bench-self: install ## Our speed beside the library's, as ratios of one run (2 cores: about 10 minutes)
+bench-self: install ## Our speed beside the library's, as ratios of one run (2 cores: 10 to 20 minutes)
 	$(PIP) install --quiet --upgrade --no-deps --constraint constraints.txt --target .peers hqq einops termcolor
 	PYTHONPATH=.peers $(BIN)/kvfrontier bench-self -o $(RESULTS)/bench-self
 

@@ -73,6 +73,8 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
     workload = workloads.make(config["workload"]) if config.get("workload") else None
     if workload and search:
         raise UsageError("a workload says how long its requests are; leave +search or workload away")
+    if workload and config.get("memory_limit"):
+        raise UsageError("memory_limit= is a limit on timed passes, and a workload has none; leave one of them away")
     if workload:
         # Its memory alone is measured, and no task asked.
         task, read = _NO_TASK, max(r.prompt for r in workload.requests)

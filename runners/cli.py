@@ -300,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
         description=dedent("""\
             Times decode and prefill against DynamicCache with sdpa, interleaved, and measures what chunks and bounded
             state are worth, on random weights of SmolLM2-135M's shape. Writes bench_self.md and bench_self.json.
-            Takes about 20 minutes at 4,096 tokens on 2 cores; run it on a machine that does nothing else.
+            Takes 10 to 20 minutes at 4,096 tokens on 2 cores; run it on a machine that does nothing else.
 
               kvfrontier bench-self -o results/bench-self
               kvfrontier bench-self -o quick --context 1024

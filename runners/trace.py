@@ -58,6 +58,8 @@ def read(words: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
     pairs = (word.partition("=") for word in words)
     config = compose.Composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, _, value in pairs]).config
     cell = cells.describe(config)
+    if cell.workload:
+        raise UsageError("a trace is of one batch, read and decoded; leave workload= away and give context= and batch=")
     if cell.protocol["decode_tokens"] >= cell.context:
         raise UsageError(f"new={cell.protocol['decode_tokens']} leaves nothing of context {cell.context} to prefill")
     return cell, config["model"]

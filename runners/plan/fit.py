@@ -15,6 +15,7 @@ from typing import Any
 from kvfrontier.methods import registry
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import compose
+from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import words
 from kvfrontier.runners.plan.rows import Planned
 from kvfrontier.runners.plan.sizes import footprint
@@ -35,8 +36,11 @@ class Measured:
 def fitting(asked: Sequence[str], results: Path) -> list[dict[str, Any]]:
     """A row for each method and budget that fits. `asked` are the words of a plan; without method= all methods that
     need no training and really save are tried. Raises UsageError as `words.read` does."""
+    dense, *more = words.read([*_without(asked, "method", "budget"), "method=dense"])
+    if more:
+        raise UsageError("--fit answers for one model, device and context at a time; only method= takes several values")
     known = measured(load_records(results), _model(asked)) if results.exists() else {}
-    dense = Planned(words.read([*_without(asked, "method", "budget"), "method=dense"])[0])
+    dense = Planned(dense)
     peak = max(map(dense.on_device, (dense.peaks.prefill_parts, dense.peaks.decode_parts)))
     rest = peak - dense.held_on_device(dense.asked.cell.context, dense.asked.cell.batch)
     rows = [row for planned in _candidates(asked) if (row := _row(planned, rest, known)) is not None]

@@ -50,7 +50,7 @@ class MultiTurn(AnswerTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.turns <= len(ADJECTIVES) * len(NOUNS):
-            raise ValueError(f"turns={self.turns}: give at least 2")
+            raise ValueError(f"turns={self.turns}: give 2 to {len(ADJECTIVES) * len(NOUNS)}")
 
     @property
     def answer_tokens(self) -> int:

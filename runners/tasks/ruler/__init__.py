@@ -2,7 +2,7 @@
 common and frequent words, and questions about documents.
 
 Our own generators, to the definitions of the official code (github.com/NVIDIA/RULER, scripts/data/synthetic and
-scripts/synthetic.yaml as of July 2026): its templates, counts, kinds of distractors and scoring. Prompts are put
+scripts/synthetic.yaml at c3f5e3b): its templates, counts, kinds of distractors and scoring. Prompts are put
 together from tokens, so that a prompt is never too long, and short by less than one unit of its filler (a sentence, a
 line, a document, or a coded word).
 

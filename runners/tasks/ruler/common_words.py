@@ -34,17 +34,18 @@ class CommonWords(RulerTask):
     others: int = 3
 
     name: ClassVar[str] = "ruler_cwe"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     words: ClassVar[dict[str, str]] = {
         "before": "Below is a numbered list of words. In these words, some appear more often than others. Memorize "
         "the ones that appear most often.\n",
-        "after": "\nQuestion: What are the 10 most common words in the above list?",
-        "answer": " Answer: The top 10 words that appear most often in the list are:",
+        "after": "\nQuestion: What are the {n} most common words in the above list?",
+        "answer": " Answer: The top {n} words that appear most often in the list are:",
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.common < 1 or not 1 <= self.others < self.repeats:
+        # The example that is shown has 20 words, or 40.
+        if not 1 <= self.common < 20 or not 1 <= self.others < self.repeats:
             raise ValueError(f"common={self.common}, repeats={self.repeats}, others={self.others}: nothing stands out")
 
     @property
@@ -58,9 +59,7 @@ class CommonWords(RulerTask):
         short = context < SHORT
         repeats, others = (6, 1) if short else (self.repeats, self.others)
         shown = self._example(*((20, 3, 1) if short else (40, 10, 3)), rng)
-        head, question = self.frame(
-            tokenizer, shown + "\n" + self.words["before"], self.words["after"], self.words["answer"]
-        )
+        head, question = self.frame(tokenizer, shown + "\n" + self.words["before"], *self._asked())
         room = self.room(context, head, question)
 
         # An entry takes the tokens of its number and of its word; the list has one entry for two tokens at most.
@@ -91,7 +90,11 @@ class CommonWords(RulerTask):
         entries = _shuffled(words[: self.common], repeats, words[self.common :], others, rng)
         listed = " ".join(f"{i}. {word}" for i, word in enumerate(entries, 1))
         answer = " ".join(f"{i}. {word}" for i, word in enumerate(words[: self.common], 1))
-        return f"{self.words['before']}{listed}{self.words['after']}{self.words['answer']} {answer}"
+        after, begun = self._asked()
+        return f"{self.words['before']}{listed}{after}{begun} {answer}"
+
+    def _asked(self) -> tuple[str, str]:
+        return self.words["after"].format(n=self.common), self.words["answer"].format(n=self.common)
 
 
 def _shuffled(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, cycle
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvfrontier.runners import texts
 from kvfrontier.runners.errors import UsageError
@@ -23,6 +23,9 @@ from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.haystack import SENTENCE
 from kvfrontier.runners.tasks.ruler.task import RulerTask
 from kvfrontier.runners.tasks.tokens import encode_inside
+
+if TYPE_CHECKING:
+    from kvfrontier.runners.models import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class DocumentQA(RulerTask):
 
     def data(self) -> str:
         return self.corpus().revision
+
+    def check(self, loaded: LoadedModel, context: int) -> None:
+        super().check(loaded, context)
+        there = len(self.corpus().questions)
+        if self.samples > there:
+            raise UsageError(f"task.samples={self.samples}: {self.name} has {there} questions; lower it")
 
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
         corpus = self.corpus()
@@ -223,6 +232,7 @@ class ClozeQA(DocumentQA):
     text: str = "essays"
 
     name: ClassVar[str] = "cloze_qa"
+    version: ClassVar[int] = 2
 
     def corpus(self) -> Corpus:
         return _cloze(texts.load_text(self.text))
@@ -244,9 +254,7 @@ def _cloze(text: texts.Text) -> Corpus:
             passages.append([])
         passages[-1].append(sentence)
     questions = [
-        Question(
-            query=f'Which word is missing here: "{sentence.replace(word, "____")}"', answers=(word,), gold=(number,)
-        )
+        Question(query=f'Which word is missing here: "{_without(word, sentence)}"', answers=(word,), gold=(number,))
         for number, passage in enumerate(passages)
         for sentence in passage
         if len(sentence.split()) >= 8
@@ -255,3 +263,7 @@ def _cloze(text: texts.Text) -> Corpus:
     ]
     random.Random(0).shuffle(questions)
     return Corpus(questions[:_QUESTIONS], [" ".join(passage) for passage in passages], haystack.revision(text.name))
+
+
+def _without(word: str, sentence: str) -> str:
+    return re.sub(rf"\b{word}\b", "____", sentence)

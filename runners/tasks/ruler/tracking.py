@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, ClassVar
 
 from kvfrontier.runners.errors import UsageError
@@ -16,6 +16,8 @@ from kvfrontier.runners.tasks.ruler.task import RulerTask
 from kvfrontier.runners.tasks.tokens import encode_inside
 
 _LETTERS = 5
+#: How long the solved example before the text is at most.
+EXAMPLE_TOKENS = 500
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class VariableTracking(RulerTask):
     hops: int = 4
 
     name: ClassVar[str] = "ruler_vt"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     words: ClassVar[dict[str, str]] = {
         "before": "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n",
         "after": "\nQuestion: Find all variables that are assigned the value {value} in the text above.",
@@ -52,6 +54,9 @@ class VariableTracking(RulerTask):
     def data(self) -> str:
         return "ruler-noise-1" if self.haystack == "noise" else haystack.revision(self.haystack)
 
+    def rules(self) -> dict[str, Any]:
+        return super().rules() | {"example": f"one, of at most {EXAMPLE_TOKENS} tokens"}
+
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
         names: dict[str, None] = {}
         while len(names) < self.chains * (self.hops + 1):
@@ -63,7 +68,7 @@ class VariableTracking(RulerTask):
 
         filled = {"value": values[0], "n": self.hops + 1}
         before, after, answer = (self.words[part].format_map(filled) for part in ("before", "after", "answer"))
-        head, question = self.frame(tokenizer, before, after, answer)
+        head, question = self.frame(tokenizer, self._example(tokenizer, rng) + before, after, answer)
         separator = " " if prose else "\n"
         facts = [statement for chain in chains for statement in chain]
         room = self.room(
@@ -81,6 +86,22 @@ class VariableTracking(RulerTask):
             targets=tuple(variables[0]),
             facts={"value": values[0], "positions": [len(head) + place for place in places]},
         )
+
+    def _example(self, tokenizer: Any, rng: random.Random) -> str:
+        """The question about another text of at most 500 tokens, and its answer, as the official code puts before."""
+        hops = min(10, self.hops)
+        names = rng.sample(["".join(letters) for letters in product(string.ascii_uppercase, repeat=3)], hops + 1)
+        value = str(rng.randint(10_000, 99_998))
+        filled = {"value": value, "n": hops + 1}
+        before, after, answer = (self.words[part].format_map(filled) for part in ("before", "after", "answer"))
+        statements = _statements(names, value, prose=False)
+        line, *around = (
+            len(ids) for ids in encode_inside(tokenizer, ["\n" + filler.NOISE, before, after + answer, *statements])
+        )
+        lines = [filler.NOISE] * max(hops + 1, (EXAMPLE_TOKENS - sum(around)) // line)
+        for i, place in enumerate(sorted(rng.sample(range(len(lines)), hops + 1))):
+            lines.insert(place + i, statements[i])
+        return f"{before}{chr(10).join(lines)}{after}{answer} {' '.join(names)}\n\n"
 
 
 def _statements(variables: list[str], value: str, prose: bool) -> list[str]:

@@ -327,28 +327,3 @@ def test_a_task_runs_and_says_what_the_model_answered(tiny):
     assert (quality.task, quality.primary, set(quality.scores)) == ("niah_multivalue", "recall", {"recall"})
     assert all(0 <= sample["recall"] <= 1 and isinstance(sample["generation"], str) for sample in quality.samples)
     assert quality.state.sealed_tokens < 1500
-
-
-#: Changes of these are changes of every score: raise the task's version and write the new ones here.
-GOLDEN = {
-    "niah_single_1": (1, "10b8cb117f7899c3", "cf215fc4d49e"),
-    "niah_single_2": (1, "6e159a2b1f8de7a3", "af31d11f9e48"),
-    "niah_single_3": (1, "06a22e78173aba38", "3833b0b02ccc"),
-    "niah_multikey_1": (1, "5198d7fed23de734", "2101988e01d6"),
-    "niah_multikey_2": (1, "9a2deb439ccb70cc", "edcf7293e334"),
-    "niah_multikey_3": (1, "3a8eb25f93a39567", "2928016019c4"),
-    "niah_multivalue": (1, "38c79553ad08b7d6", "91a23b953902"),
-    "niah_multiquery": (1, "851c0860ad336dd3", "95f841ff845f"),
-    "ruler_vt": (1, "0d14051e10df2a65", "5848e1cb8bd2"),
-    "ruler_cwe": (1, "dbacfe321512ab09", "d6e217b62a59"),
-    "ruler_fwe": (1, "4e818857a69ebac8", "e779149b123d"),
-    "cloze_qa": (1, "3337f132166f3872", "6efc90df74a5"),
-}
-
-
-@pytest.mark.parametrize("name", RULER)
-def test_prompts_and_hashes_are_those_of_this_version(name, bytes_tokenizer):
-    task = make(name)
-    sample = task.sample(bytes_tokenizer, 9000, 0, random.Random("golden"))
-    digest = hashlib.sha256(json.dumps([sample.context, sample.question, sample.targets]).encode()).hexdigest()[:12]
-    assert (task.version, task.hash(), digest) == GOLDEN[name]
