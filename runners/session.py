@@ -518,21 +518,31 @@ class Session:
         """Raise UsageError where a text of n tokens is longer than the positions of the model and the method reach."""
         self._check_length(n, None)
 
+    @property
+    def reach(self) -> float:
+        """Tokens that the positions of the model and the method reach; infinity where nothing bounds them."""
+        limit = self._positions
+        if self.bridge.learned_positions:
+            return limit
+        served = zip(self.bridge.layers, self._methods, strict=True)
+        # Asked once a token: of a method that serves many layers once.
+        unlike = {id(method): method for layer, method in served if layer.window is None}
+        return min((method.reach(limit) for method in unlike.values()), default=math.inf)
+
+    @property
+    def _positions(self) -> float:
+        """Positions of the model."""
+        return math.inf if self.bridge.max_positions is None else self.bridge.max_positions
+
     def _check_length(self, n: int, pads: tuple[int, ...] | None) -> None:
-        limit = math.inf if self.bridge.max_positions is None else self.bridge.max_positions
-        ends = [limit]
-        if not self.bridge.learned_positions:
-            served = zip(self.bridge.layers, self._methods, strict=True)
-            # Asked once a token: of a method that serves many layers once.
-            unlike = {id(method): method for layer, method in served if layer.window is None}
-            ends = [method.reach(limit) for method in unlike.values()]
-        if n - min(pads or (0,)) <= min(ends, default=n):
+        limit, reach = self._positions, self.reach
+        if n - min(pads or (0,)) <= reach:
             return
         name = type(self.model).__name__
-        if min(ends) != limit:
+        if reach != limit:
             of = f"makes of the {limit} positions of {name}" if limit < math.inf else "takes"
             raise UsageError(
-                f"context of {n} tokens is longer than the {min(ends):.0f} that this method {of}; shorten it, or "
+                f"context of {n} tokens is longer than the {reach:.0f} that this method {of}; shorten it, or "
                 "change the method's parameters"
             )
         raise UsageError(

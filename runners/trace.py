@@ -14,16 +14,16 @@ from kvfrontier.analysis.report import picture
 from kvfrontier.analysis.trace import BANDS, Step, Trace
 from kvfrontier.methods import registry
 from kvfrontier.runners import cell as cells
-from kvfrontier.runners import compose, environment
+from kvfrontier.runners import environment
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.meter import head_of
 from kvfrontier.runners.peak import track
+from kvfrontier.runners.plan import words as plan_words
 from kvfrontier.runners.progress import working
 from kvfrontier.runners.record import Cell, check_writable
 from kvfrontier.runners.session import Session
 from kvfrontier.runners.tables import show_table
 
-_FOR_RUN = {"chunk": "protocol.chunk", "new": "meter.decode_tokens"}
 #: Lines of the table: more steps of a phase are shown by those that say most.
 _LINES = 16
 
@@ -54,9 +54,8 @@ def read(words: Sequence[str]) -> tuple[Cell, dict[str, Any]]:
     for word in words:
         if not word.partition("=")[1]:
             raise UsageError(f"{word!r} is not KEY=VALUE; write for example method=window context=2048")
-    compose.register()
     pairs = (word.partition("=") for word in words)
-    config = compose.Composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, _, value in pairs]).config
+    config = plan_words.composer()([f"{plan_words.FOR_RUN.get(key, key)}={value}" for key, _, value in pairs]).config
     cell = cells.describe(config)
     if cell.workload:
         raise UsageError("a trace is of one batch, read and decoded; leave workload= away and give context= and batch=")

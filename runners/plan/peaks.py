@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from itertools import chain
@@ -38,7 +38,7 @@ from kvfrontier.runners.peak import track
 from kvfrontier.runners.plan.roofline import anatomy
 from kvfrontier.runners.plan.run import Run
 from kvfrontier.runners.plan.shorter import FEW, fewer_chunks, largest
-from kvfrontier.runners.plan.sizes import footprint
+from kvfrontier.runners.plan.sizes import footprint, most_held
 from kvfrontier.runners.record import Parts, content_hash
 from kvfrontier.runners.session import Session
 
@@ -73,6 +73,16 @@ class Peaks:
 
 
 _PEAKS = TypeAdapter(Peaks)
+
+
+def peaks_or_bound(run: Run, method: Method, layers: Sequence[Layer]) -> Peaks:
+    """The peaks of a run. Where the method, `method` on these layers, does not run on fake tensors, a bound with the
+    reason: the peak of dense attention, with all that this method holds on top."""
+    found = peaks(run)
+    if not found.why:
+        return found
+    dense = peaks(replace(run, method=registry.complete({"name": "dense"})))
+    return dense.bound(most_held(method, layers, run.batch, run.prompt, run.new), found.why)
 
 
 def peaks(run: Run) -> Peaks:

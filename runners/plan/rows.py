@@ -8,8 +8,7 @@ What a method keeps on the host counts where the device's memory is the host's, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,11 +16,12 @@ from kvfrontier.methods import Layer, Method, registry
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners import models
 from kvfrontier.runners.plan import roofline
-from kvfrontier.runners.plan.peaks import Peaks, peaks
+from kvfrontier.runners.plan.peaks import Peaks, peaks_or_bound
 from kvfrontier.runners.plan.run import Logits, Run
 from kvfrontier.runners.plan.sizes import footprint, most_held
 from kvfrontier.runners.plan.words import Asked
 from kvfrontier.runners.record import Parts, canonical_json
+from kvfrontier.runners.search.seek import largest
 
 _NUMBERS = (
     "weights_bytes", "state_bytes", "slack_bytes", "prefill_peak_bytes", "decode_peak_bytes", "host_bytes", "fits",
@@ -55,8 +55,7 @@ class Planned:
         return self.peaks_at(self.asked.cell.context)
 
     def peaks_at(self, context: int, logits: Logits | None = None) -> Peaks:
-        """Of this cell at another context. Where the method does not run on fake tensors, a bound: the peak of dense
-        attention, with all that this method holds on top."""
+        """Of this cell at another context; a bound where the method does not run on fake tensors."""
         asked = self.asked
         run = Run(
             model=asked.model,
@@ -67,12 +66,7 @@ class Planned:
             chunk=asked.chunk,
             logits=logits or asked.logits,
         )
-        found = peaks(run)
-        if not found.why:
-            return found
-        dense = peaks(replace(run, method=registry.complete({"name": "dense"})))
-        on_top = most_held(self.method, self.layers, run.batch, run.prompt, run.new)
-        return dense.bound(on_top, found.why)
+        return peaks_or_bound(run, self.method, self.layers)
 
     def on_device(self, parts: Parts) -> int:
         """Bytes of a peak that lie in the device's memory."""
@@ -113,13 +107,14 @@ class Planned:
     def max_context(self) -> int:
         """Tokens of the longest context that fits, in whole chunks; MOST_TOKENS where nothing bounds it."""
         batch, step = self.asked.cell.batch, self.asked.chunk or 256
-        return step * _largest(lambda n: self._peak(n * step, batch) <= self.asked.hardware.memory, MOST_TOKENS // step)
+        memory = self.asked.hardware.memory
+        return step * largest(lambda n: self._peak(n * step, batch) <= memory, start=1, most=MOST_TOKENS // step)
 
     @property
     def max_batch(self) -> int:
         """Sequences of this context that fit."""
         context = self.asked.cell.context
-        return _largest(lambda b: self._peak(context, b) <= self.asked.hardware.memory, MOST_ROWS)
+        return largest(lambda b: self._peak(context, b) <= self.asked.hardware.memory, start=1, most=MOST_ROWS)
 
     # ---------------------------------------------------------------------------------------- the row
 
@@ -190,15 +185,3 @@ class Planned:
 @lru_cache(maxsize=16)
 def _layers(model: str) -> tuple[Layer, ...]:
     return models.layers(json.loads(model))
-
-
-def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest of 1..most that fits, or 0: doubling, then bisection."""
-    high = 1
-    while high <= most and fits(high):
-        high *= 2
-    low, high = high // 2, min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

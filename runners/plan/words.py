@@ -27,7 +27,8 @@ _USUAL = {"dtype": "bf16", "chunk": "4096", "new": "1", "logits": "last", "devic
 _REQUESTS = re.compile(r"(\d+)x(\d+)")
 #: A comma that stands in no bracket.
 _COMMA = re.compile(r",(?![^\[{(]*[\]})])")
-_FOR_RUN = {"chunk": "protocol.chunk", "new": "meter.decode_tokens"}
+#: Keys that have a shorter name here than in `kvfrontier run`.
+FOR_RUN = {"chunk": "protocol.chunk", "new": "meter.decode_tokens"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _asked(words: dict[str, str]) -> Asked:
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))
     words["dtype"] = ALIASES.get(words["dtype"], words["dtype"])
-    config = composer()([f"{_FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
+    config = composer()([f"{FOR_RUN.get(key, key)}={value}" for key, value in words.items()])
     context, new = config.config["context"], config.config["meter"]["decode_tokens"]
     if new >= context:
         raise UsageError(f"new={new} leaves nothing of context {context} to prefill")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,21 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kvfrontier.methods import Layer, Method, registry
 from kvfrontier.runners import models
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.plan.peaks import Run, peaks
+from kvfrontier.runners.plan.peaks import Run, peaks_or_bound
 from kvfrontier.runners.plan.sizes import most_held
 from kvfrontier.runners.record import Bound, Cell
 from kvfrontier.runners.search import settings
 from kvfrontier.runners.search.seek import largest
 from kvfrontier.runners.session import Session
-
-
-def longest(session: Session) -> float:
-    """Tokens that the positions of the model and the method reach; infinity where nothing bounds them."""
-    limit = math.inf if session.bridge.max_positions is None else session.bridge.max_positions
-    if session.bridge.learned_positions:
-        return limit
-    served = zip(session.layers, session.methods, strict=True)
-    return min((method.reach(limit) for layer, method in served if layer.window is None), default=math.inf)
 
 
 @dataclass
@@ -57,7 +47,7 @@ class Prediction:
             with FakeTensorMode(), torch.no_grad(), Session(self._skeleton(), method) as session:
                 if asked.beyond_positions and not session.bridge.learned_positions:
                     session.bridge.max_positions = None
-                reach = longest(session)
+                reach = session.reach
         except (ValueError, ImportError) as error:
             raise UsageError(str(error)) from error
         first = asked.start if asked.of_context else cell.context
@@ -118,13 +108,10 @@ class Prediction:
             new=new,
             chunk=cell.protocol["chunk"],
         )
-        found = peaks(run)
-        if not found.why:
-            return max(found.prefill, found.decode)
-        self.note = f"peaks are bounds: {found.why}"
-        dense = peaks(replace(run, method=registry.complete({"name": "dense"})))
-        on_top = most_held(self._method, self._layers, batch, run.prompt, new)
-        return max(dense.prefill, dense.decode) + on_top
+        found = peaks_or_bound(run, self._method, self._layers)
+        if found.why:
+            self.note = f"peaks are bounds: {found.why}"
+        return max(found.prefill, found.decode)
 
     @cached_property
     def _method(self) -> Method:

@@ -17,8 +17,8 @@ import torch
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, sample_set
-from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids, stop_ids, tokenizer_hash
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task
+from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids, stop_ids
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -100,6 +100,10 @@ class AnswerTask(Task):
             after += bare_break
             head = opening_ids(tokenizer) + encode(tokenizer, before)
         return head, encode_inside(tokenizer, [after + answer])[0]
+
+    def spread(self, index: int) -> float:
+        """The depth of sample `index` where depths go evenly from 0 to 1 over the samples."""
+        return index / (self.samples - 1) if self.samples > 1 else 0.5
 
     def room(self, context: int, *pieces: list[int]) -> int:
         """Tokens of `context` that the answer and these pieces leave. Raises UsageError where they leave none."""
@@ -193,18 +197,8 @@ class AnswerTask(Task):
                         **self.ask(session, sample, tokenizer, chunk, states),
                     }
                 )
-        return Quality(
-            status="ok",
-            repetitions=1,
-            task=self.name,
-            task_version=self.version,
-            task_hash=self.hash(),
-            sample_set=sample_set(self.samples, seed, tokenizer_hash(tokenizer), self.data()),
-            primary=self.primary,
-            scores=self.score(results, seed),
-            samples=tuple(results),
-            state=states.mean(),
-            chance=self.chance,
+        return self.quality(
+            results, self.score(results, seed), states, tokenizer=tokenizer, seed=seed, data=self.data()
         )
 
 

@@ -17,7 +17,7 @@ _NOISE_REVISION = "noise-1"
 
 #: A sentence with the white space before it. One of more than 400 characters (a table, a listing) is cut after a
 #: comma or the like, or between words.
-SENTENCE = re.compile(r"\s*\S(?:.{0,400}?[.!?][\"')\]]*(?=\s)|.{0,400}[,;:](?=\s)|.{0,400}(?=\s)|.{0,400})", re.DOTALL)
+_SENTENCE = re.compile(r"\s*\S(?:.{0,400}?[.!?][\"')\]]*(?=\s)|.{0,400}[,;:](?=\s)|.{0,400}(?=\s)|.{0,400})", re.DOTALL)
 _CHARACTERS_PER_TOKEN = 5
 
 
@@ -45,6 +45,12 @@ def fill(tokenizer: Any, name: str, room: int, rng: random.Random) -> list[list[
     return units
 
 
+def sentences(text: texts.Text) -> list[str]:
+    """A text's sentences, without white space around them, and with one space between words."""
+    content = re.sub(r"\s+", " ", text.content)
+    return [match.group().strip() for match in _SENTENCE.finditer(content)]
+
+
 def _noise(tokenizer: Any) -> Iterator[list[int]]:
     first, *rest = encode_inside(tokenizer, (*NOISE, " " + NOISE[0]))
     yield first
@@ -59,7 +65,7 @@ def _sentences(tokenizer: Any, text: str, rng: random.Random, room: int) -> Iter
     while True:
         piece = left + text[place : place + step]
         place = place + step if place + step < len(text) else 0
-        *sentences, last = SENTENCE.finditer(piece)
+        *sentences, last = _SENTENCE.finditer(piece)
         # The first was entered in the middle, and the last may go on in the next piece.
         left = piece[last.start() :]
         yield from encode_inside(tokenizer, [s.group() for s in sentences[0 if begun else 1 :]])

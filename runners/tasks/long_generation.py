@@ -18,8 +18,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import Quality
 from kvfrontier.runners.tasks.passages import passage
 from kvfrontier.runners.tasks.perplexity import losses, scores, summary
-from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, sample_set
-from kvfrontier.runners.tasks.tokens import tokenizer_hash
+from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -117,18 +116,7 @@ class LongGeneration(Task):
                 }
             )
         data = ",".join(f"{r['text']}-{r['revision'][:12]}" for r in results)
-        return Quality(
-            status="ok",
-            repetitions=1,
-            task=self.name,
-            task_version=self.version,
-            task_hash=self.hash(),
-            sample_set=sample_set(len(results), seed, tokenizer_hash(loaded.tokenizer), data),
-            primary=self.primary,
-            scores=scores(results, seed),
-            samples=tuple(results),
-            state=states.mean(),
-        )
+        return self.quality(results, scores(results, seed), states, tokenizer=loaded.tokenizer, seed=seed, data=data)
 
 
 def _side_by_side(dense: Session, session: Session, n: int) -> Iterator[Tensor]:

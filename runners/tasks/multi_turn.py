@@ -12,7 +12,7 @@ from kvfrontier.runners.record import Score
 from kvfrontier.runners.tasks.answer import AnswerTask, Sample, grade, read, row
 from kvfrontier.runners.tasks.haystack import fill
 from kvfrontier.runners.tasks.haystack import revision as haystack_revision
-from kvfrontier.runners.tasks.needle import ADJECTIVES, NEEDLE, NOUNS, ONE, SEVERAL, hide
+from kvfrontier.runners.tasks.needle import ADJECTIVES, NEEDLE, NOUNS, ONE, SEVERAL, hide, keys_and_numbers
 from kvfrontier.runners.tasks.tokens import chat_turn, encode_inside, stop_ids
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class MultiTurn(AnswerTask):
         return super().rules() | {"template": template, "metric": metric, "history": history}
 
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Conversation:
-        keys = [f"{a} {n}" for a, n in rng.sample([(a, n) for a in ADJECTIVES for n in NOUNS], self.turns)]
-        numbers = [str(n) for n in rng.sample(range(10**6, 10**7), self.turns)]
+        keys, numbers = keys_and_numbers(rng, self.turns, self.turns)
         pairs = list(zip(keys, numbers, strict=True))
         needles = encode_inside(tokenizer, [NEEDLE.format(key=key, value=value) for key, value in pairs])
         questions = [ONE["question"].format(keys=key).strip() for key in keys]

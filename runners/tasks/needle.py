@@ -100,8 +100,7 @@ class Needle(AnswerTask):
         return super().rules() | {"template": template}
 
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
-        keys = [f"{a} {n}" for a, n in rng.sample([(a, n) for a in ADJECTIVES for n in NOUNS], self.keys)]
-        numbers = [str(n) for n in rng.sample(range(10 ** (_DIGITS - 1), 10**_DIGITS), self.keys * self.values)]
+        keys, numbers = keys_and_numbers(rng, self.keys, self.keys * self.values)
         facts = [(key, numbers[i * self.values + j]) for i, key in enumerate(keys) for j in range(self.values)]
         needles = encode_inside(tokenizer, [NEEDLE.format(key=key, value=value) for key, value in facts])
 
@@ -121,15 +120,19 @@ class Needle(AnswerTask):
         )
 
     def _depth(self, index: int) -> float:
-        if self.depth != "even":
-            return self.depth
-        return index / (self.samples - 1) if self.samples > 1 else 0.5
+        return self.spread(index) if self.depth == "even" else self.depth
 
     def _frame(self, tokenizer: Any, keys: list[str]) -> tuple[list[int], list[int]]:
         """What comes before the haystack, and the question after it, up to where the answer begins."""
         named = " and ".join(", ".join(keys).rsplit(", ", 1))
         words = {part: text.format(keys=named) for part, text in self._words.items()}
         return self.frame(tokenizer, words["introduction"], words["question"], words["answer"], bare_break="\n")
+
+
+def keys_and_numbers(rng: random.Random, keys: int, numbers: int) -> tuple[list[str], list[str]]:
+    """So many different keys (an adjective and a noun), and so many different numbers of seven digits."""
+    pairs = rng.sample([f"{adjective} {noun}" for adjective in ADJECTIVES for noun in NOUNS], keys)
+    return pairs, [str(n) for n in rng.sample(range(10 ** (_DIGITS - 1), 10**_DIGITS), numbers)]
 
 
 def hide(units: list[list[int]], needles: list[list[int]], depths: list[float]) -> tuple[list[int], list[int]]:

@@ -27,8 +27,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, sample_set
-from kvfrontier.runners.tasks.tokens import tokenizer_hash
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -126,18 +125,7 @@ class Perplexity(Task):
                 }
             )
         data = ",".join(sorted({f"{r['text']}-{r['revision'][:12]}" for r in results}))
-        return Quality(
-            status="ok",
-            repetitions=1,
-            task=self.name,
-            task_version=self.version,
-            task_hash=self.hash(),
-            sample_set=sample_set(len(results), seed, tokenizer_hash(loaded.tokenizer), data),
-            primary=self.primary,
-            scores=scores(results, seed),
-            samples=tuple(results),
-            state=states.mean(),
-        )
+        return self.quality(results, scores(results, seed), states, tokenizer=loaded.tokenizer, seed=seed, data=data)
 
 
 def forced(
@@ -152,15 +140,16 @@ def forced(
     """Logits [t, V], float32, that predict the scored tokens, t at a time, after the context was read and sealed.
     `states` is told what was held."""
     device = loaded.model.device
-    states = states or States()
     with open_session() as session:
         if not seal:
             require_bounded(session)
         session.prefill(torch.tensor([sample.context], device=device), chunk=chunk, seal=seal)
-        states.sealed(session)
+        if states is not None:
+            states.sealed(session)
         for logits in session.forced(torch.tensor([sample.scored], device=device)):
             yield logits[0].float()
-        states.scored(session)
+        if states is not None:
+            states.scored(session)
 
 
 def require_bounded(session: Session) -> None:

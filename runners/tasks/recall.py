@@ -62,8 +62,7 @@ class RecallTask(AnswerTask):
         }
 
     def sample(self, tokenizer: Any, context: int, index: int, rng: random.Random) -> Sample:
-        depth = index / (self.samples - 1) if self.samples > 1 else 0.5
-        depth = depth if isinstance(self.depth, str) else self.depth
+        depth = self.spread(index) if isinstance(self.depth, str) else self.depth
         closing = encode_inside(tokenizer, [self.words["closing"]])[0] if self.words["closing"] else []
         numbers = count(1)
         source = drawn(lambda rng: self.line(next(numbers), rng), rng)

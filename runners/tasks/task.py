@@ -6,14 +6,15 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvfrontier.runners.budget import At16Bits, at_16_bits
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.record import Quality, QualityState
+from kvfrontier.runners.record import Quality, QualityState, Score
+from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -87,6 +88,32 @@ class Task(ABC):
     @abstractmethod
     def prompt_tokens(self, context: int) -> int:
         """Of `context`, the tokens that are prompt: what a budget is a budget for."""
+
+    def quality(
+        self,
+        results: Sequence[dict[str, Any]],
+        scores: Mapping[str, Score],
+        states: States,
+        *,
+        tokenizer: Any,
+        seed: int,
+        data: str,
+    ) -> Quality:
+        """What `run` gives back: scores over `results`, one a sample, and what the states held. `data` names the data
+        that the samples were made of, with its revision."""
+        return Quality(
+            status="ok",
+            repetitions=1,
+            task=self.name,
+            task_version=self.version,
+            task_hash=self.hash(),
+            sample_set=sample_set(len(results), seed, tokenizer_hash(tokenizer), data),
+            primary=self.primary,
+            scores=dict(scores),
+            samples=tuple(results),
+            state=states.mean(),
+            chance=self.chance,
+        )
 
     def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
         """Exactly what sample `index` gives to the model. Raises UsageError where there is no such sample, and where

@@ -23,7 +23,10 @@ def model() -> Any:
 
 def memory_of(model: Any, method: Any, *requests: dict[str, int], layout: str = "packed") -> Any:
     workload = workloads.make({"name": "w", "requests": list(requests), "layout": layout})
-    draw = lambda rows, n: torch.randint(3, 100, (rows, n))  # noqa: E731
+
+    def draw(rows: int, n: int) -> torch.Tensor:
+        return torch.randint(3, 100, (rows, n))
+
     return measure_workload(
         lambda: Session(model, method), workload, draw, chunk=64, weights=model, device=torch.device("cpu")
     )

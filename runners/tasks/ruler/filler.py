@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +10,11 @@ from itertools import chain, cycle, islice, repeat
 from typing import Any
 
 from kvfrontier.runners import texts
-from kvfrontier.runners.tasks.haystack import SENTENCE
+from kvfrontier.runners.tasks import haystack
 from kvfrontier.runners.tasks.tokens import encode_inside
 
 #: The noise of niah_single_1 and of variable tracking, one line of it.
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+NOISE = "".join(haystack.NOISE)
 #: Units are tokenized so many at a time, until the room is full.
 _BATCH = 256
 
@@ -63,11 +62,10 @@ def prose(tokenizer: Any, name: str, room: int) -> list[Unit]:
 @lru_cache(maxsize=4)
 def _sentences(tokenizer: Any, text: texts.Text) -> list[Unit]:
     """A text is tokenized once for all samples of all tasks."""
-    content = re.sub(r"\s+", " ", text.content)
-    sentences = [match.group().strip() for match in SENTENCE.finditer(content)]
+    found = haystack.sentences(text)
     return [
         Unit(sentence, ids)
-        for sentence, ids in zip(sentences, encode_inside(tokenizer, [f" {s}" for s in sentences]), strict=True)
+        for sentence, ids in zip(found, encode_inside(tokenizer, [f" {s}" for s in found]), strict=True)
         if sentence
     ]
 

@@ -20,7 +20,6 @@ from kvfrontier.runners import texts
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.tasks import haystack
 from kvfrontier.runners.tasks.answer import Sample
-from kvfrontier.runners.tasks.haystack import SENTENCE
 from kvfrontier.runners.tasks.ruler.task import RulerTask
 from kvfrontier.runners.tasks.tokens import encode_inside
 
@@ -245,9 +244,8 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 @lru_cache(maxsize=4)
 def _cloze(text: texts.Text) -> Corpus:
-    content = re.sub(r"\s+", " ", text.content)
-    sentences = [match.group().strip() for match in SENTENCE.finditer(content)]
-    counts = Counter(word.lower() for word in _WORD.findall(content))
+    sentences = haystack.sentences(text)
+    counts = Counter(word.lower() for word in _WORD.findall(text.content))
     passages: list[list[str]] = [[]]
     for sentence in sentences:
         if sum(len(s.split()) for s in passages[-1]) >= _PASSAGE_WORDS:

@@ -35,12 +35,12 @@ def test_32_requests_of_500_hold_the_state_of_one_of_16000():
 
 def test_what_does_not_run_on_fake_tensors_is_bounded(planned, monkeypatch):
     from kvfrontier.methods import registry
-    from kvfrontier.runners.plan import rows
+    from kvfrontier.runners.plan import peaks as predicted
 
-    real, exact = rows.peaks, planned("method=window").peaks
+    real, exact = predicted.peaks, planned("method=window").peaks
     monkeypatch.setattr(
-        rows, "peaks", lambda run: real(run) if run.method == registry.complete({"name": "dense"})
-        else rows.Peaks(why="its shapes depend on data")
+        predicted, "peaks", lambda run: real(run) if run.method == registry.complete({"name": "dense"})
+        else predicted.Peaks(why="its shapes depend on data")
     )  # fmt: skip
     row = planned("method=window").row()
     assert row["peaks_exact"] is False
