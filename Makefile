@@ -15,13 +15,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results/local
 TORCH ?= $(shell grep '^torch==' constraints.txt)
-# Which tests: make test MARK="not slow"
-MARK ?=
+# Which tests; the slow ones and those of a GPU have targets of their own.
+MARK ?= not slow
 TESTS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := analysis configs methods runners
 
-.PHONY: help bench smoke bench-self report install dev links lint format test quick constraints clean
+.PHONY: help bench smoke bench-self report install dev links lint format test test-slow constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -104,8 +104,8 @@ format: dev ## What ruff can mend by itself
 test: lint ## Everything that runs without a GPU: lint, types, tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARK)" $(TESTS)
 
-quick: ## The same without the slow tests
-	$(MAKE) test MARK="not slow"
+test-slow: ## The tests that take minutes each, and nothing else
+	$(MAKE) test MARK="slow"
 
 constraints: dev ## Pin in constraints.txt what .venv holds
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable | grep -viE '^(pip|nvidia-.*|triton)==' \
