@@ -21,4 +21,6 @@ def test_it_is_planned_at_4096_tokens(name):
         found = row(words.read(["model=llama-3.2-1b", f"method={name}", "context=4096"])[0])
     assert found["fits"] is not None, found["note"]
     assert found["peaks_exact"] or "peaks are bounds" in found["note"]
-    assert found["prefill_peak_bytes"] >= found["weights_bytes"] + found["state_bytes"] - found["host_bytes"]
+    # The state is the one at the end: what reads its passages when asked (rag) holds less while the prompt is read.
+    peak = max(found["prefill_peak_bytes"], found["decode_peak_bytes"])
+    assert peak >= found["weights_bytes"] + found["state_bytes"] - found["host_bytes"]
