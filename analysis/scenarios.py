@@ -99,7 +99,9 @@ class Scenarios:
         said = []
         if equal:
             held = ", ".join(f"{method} {size(one.payload)}" for method, one in equal.items())
-            said.append(f"Where each token is kept, as many tokens are as many bytes, in one row or in 32: {held}")
+            said.append(
+                f"Where each token is kept, as many tokens are as many bytes, in one row or in {_rows(pairs)}: {held}"
+            )
         for method, (a, b) in pairs.items():
             rows = a.record.cell.batch
             sizes = f"{size(a.payload)} in {rows} rows, {size(b.payload)} in one"
@@ -120,8 +122,8 @@ class Scenarios:
             for method, (a, b) in pairs.items()
         ]
         return (
-            "The peak of prefill differs, for a chunk is as many tokens of every row; beyond the weights, 32 short "
-            f"requests against one long one: {'; '.join(said)}."
+            "The peak of prefill differs, for a chunk is as many tokens of every row; beyond the weights, "
+            f"{_rows(pairs)} short requests against one long one: {'; '.join(said)}."
         )
 
     def _longest(self) -> str:
@@ -203,6 +205,11 @@ def scenarios(records: Iterable[Record]) -> list[Scenarios]:
         )
     made = [Scenarios(setting, _newest(group)) for setting, group in found.items()]
     return sorted(made, key=lambda one: (-len(one.measured), one.setting))
+
+
+def _rows(pairs: Mapping[str, tuple[Measured, Measured]]) -> str:
+    """How many rows the short batch has."""
+    return " or ".join(str(n) for n in sorted({short.record.cell.batch for short, _ in pairs.values()}))
 
 
 def _newest(records: list[Record]) -> tuple[Measured, ...]:

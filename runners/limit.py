@@ -129,8 +129,8 @@ def available() -> int:
     meminfo = Path("/proc/meminfo").read_text().splitlines()
     free = int(next(line for line in meminfo if line.startswith("MemAvailable:")).split()[1]) << 10
     for group in _groups():
-        with suppress(OSError, ValueError):  # no such file at the root; "max" is no number
-            free = min(free, int((group / "memory.max").read_text()) - _group_bytes(group))
+        with suppress(OSError, ValueError, StopIteration):  # no such file at the root; "max" is no number
+            free = min(free, int((group / "memory.max").read_text()) - _group_bytes(group) + _given_back(group))
     return max(0, free)
 
 
@@ -183,3 +183,9 @@ def _groups() -> list[Path]:
 
 def _group_bytes(group: Path) -> int:
     return int((group / "memory.current").read_text())
+
+
+def _given_back(group: Path) -> int:
+    """Of a group's bytes, the files in the page cache that the kernel drops before it refuses anything."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("inactive_file ")).split()[1])

@@ -114,10 +114,11 @@ def _determining(run: Run) -> list[Any]:
 
 @cache
 def _own_source() -> str:
-    """The source of what runs a method, and of what counts."""
+    """The source of what makes a model's skeleton, runs a method on it, and counts."""
     folder = Path(__file__).parents[1]
     names = ("bridge.py", "session.py", "rows.py", "peak.py", "plan/peaks.py", "plan/shorter.py", "plan/sizes.py")
-    return content_hash([(folder / name).read_text(encoding="utf-8") for name in names])
+    files = [*(folder / name for name in names), *sorted((folder / "models").glob("*.py"))]
+    return content_hash([file.read_text(encoding="utf-8") for file in files])
 
 
 class _AllLogits(Session):

@@ -171,6 +171,13 @@ class Planned:
     def note(self) -> str:
         """What a reader must know before the numbers."""
         notes = []
+        workload, cell = self.asked.workload, self.asked.cell
+        if workload is not None and workload.tokens - workload.shared < cell.batch * cell.context:
+            notes.append(
+                f"{workload.name} as {cell.batch} rows of its longest request, {cell.batch * cell.context:,} tokens; "
+                f"its own are {workload.tokens - workload.shared:,}, and kvfrontier run workload={workload.name} "
+                "measures these"
+            )
         positions = getattr(models.configuration(self.asked.model).get_text_config(), "max_position_embeddings", None)
         if positions and self.asked.cell.context > positions:
             notes.append(f"the model was made for {positions} positions")

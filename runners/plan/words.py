@@ -20,6 +20,7 @@ from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.plan.hardware import Hardware, hardware
 from kvfrontier.runners.plan.run import Logits
 from kvfrontier.runners.record import Cell
+from kvfrontier.runners.workloads import Workload
 
 ALIASES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: What is planned where nothing else is asked for.
@@ -40,6 +41,7 @@ class Asked:
     model: dict[str, Any]
     hardware: Hardware
     logits: Logits
+    workload: Workload | None = None
 
     @property
     def chunk(self) -> int | None:
@@ -91,10 +93,11 @@ def _asked(words: dict[str, str]) -> Asked:
         if not found:
             raise UsageError(f"requests={asked} is no number of texts; write 32x500 for 32 of 500 tokens")
         words |= {"batch": found[1], "context": found[2]}
-    if "workload" in words:
-        asked = workloads.load(words.pop("workload"))
-        longest = max(asked.requests, key=lambda r: r.total)
-        words |= {"batch": str(asked.count), "context": str(asked.longest), "new": str(longest.total - longest.prompt)}
+    workload = workloads.load(words.pop("workload")) if "workload" in words else None
+    if workload is not None:
+        longest = max(workload.requests, key=lambda r: r.total)
+        new = longest.total - longest.prompt
+        words |= {"batch": str(workload.count), "context": str(workload.longest), "new": str(new)}
     device, logits = words.pop("device"), words.pop("logits")
     if logits not in ("last", "all"):
         raise unknown("logits", logits, ("last", "all"))
@@ -105,4 +108,4 @@ def _asked(words: dict[str, str]) -> Asked:
         raise UsageError(f"new={new} leaves nothing of context {context} to prefill")
     cell = cells.describe(config.config, prompt=context - new)
     model = {**config.config["model"], "dtype": cell.dtype}
-    return Asked(cell, config.choices["model"], model, hardware(device), cast(Literal["last", "all"], logits))
+    return Asked(cell, config.choices["model"], model, hardware(device), cast(Literal["last", "all"], logits), workload)

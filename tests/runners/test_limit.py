@@ -82,3 +82,11 @@ def test_where_no_group_can_be_written_there_is_none(tmp_path):
     assert limit.enter_group(1 << 30, [tmp_path / "absent"]) is None
     assert limit.enter_group(1 << 30, []) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_group_leaves_counts_the_page_cache_that_it_would_give_back(monkeypatch, tmp_path):
+    monkeypatch.setattr(limit, "_groups", lambda: [tmp_path])
+    (tmp_path / "memory.max").write_text(f"{64 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{60 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {10 << 20}\ninactive_file {40 << 20}\nactive_file {10 << 20}\n")
+    assert limit.available() == 44 << 20

@@ -26,6 +26,14 @@ def test_it_says_why_and_what_cannot_be_served():
         kvfrontier.plan(model="tinny", context=200)
 
 
+def test_a_workload_is_planned_as_its_longest_request_in_every_row_and_says_so():
+    ragged, alone = kvfrontier.plan("model=tiny", "workload=code_completion,agent", method="window", chunk=512)
+    assert (ragged["batch"], ragged["context"]) == (8, 2056)
+    # Eight prompts of 2,048, 1,024, 512, 512 and four of 128 tokens, and 8 decoded for each.
+    assert "as 8 rows of its longest request, 16,448 tokens; its own are 4,672" in ragged["note"]
+    assert "rows of its longest" not in alone["note"]
+
+
 def test_its_name_loads_nothing_until_it_is_asked_for():
     code = "import sys, kvfrontier; assert 'torch' not in sys.modules; kvfrontier.plan; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
