@@ -29,12 +29,14 @@ from kvfrontier.runners.record import (
     Budget,
     Cell,
     Environment,
+    Failure,
     Limit,
     Memory,
     MethodInfo,
     Quality,
     Record,
     Search,
+    Status,
     Time,
     canonical_json,
     content_hash,
@@ -243,30 +245,7 @@ class Bench:
     def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
         """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
         found = self._blocks(cell, say)
-        entry, flags = registry.get(cell.method["name"]), _flags(cell.method)
-        here = _environment(cell.device)
-        return Record(
-            id=identify(cell),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            cell=cell,
-            info=MethodInfo(
-                family=entry.family,
-                label=method_label(cell),
-                tags=entry.tags,
-                paper=entry.paper,
-                **flags,
-            ),
-            method_hash=registry.source_hash(cell.method),
-            protocol_hash=content_hash(cell.protocol),
-            environment=here,
-            config=dict(config),
-            model_info=self.loaded.facts if found.model is None else found.model,
-            quality=found.quality,
-            memory=found.memory,
-            time=found.time,
-            limit=found.limit,
-            search=found.search,
-        )
+        return _record(cell, config, found, self.loaded.facts if found.model is None else found.model)
 
     def _blocks(self, cell: Cell, say: Callable[[str], None]) -> _Blocks:
         reason = self._refused(cell)
@@ -289,9 +268,11 @@ class Bench:
         return lambda: _session(self.loaded.model, registry.build(cell.method))
 
     def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
+        from kvfrontier.runners.finite import FiniteSession
+
         return _task(cell).run(
-            self._open(cell),
-            lambda: _session(self.loaded.model, Dense()),
+            lambda: FiniteSession(self.loaded.model, registry.build(cell.method)),
+            lambda: FiniteSession(self.loaded.model, Dense()),
             self.loaded,
             cell.context,
             cell.seed,
@@ -348,6 +329,40 @@ class Bench:
                 memory = memory.model_copy(update={"largest_fitting_context": max(self._fitted, default=None)})
             self._measured[key] = memory, time, limit
         return self._measured[key]
+
+
+def _record(cell: Cell, config: Mapping[str, Any], found: _Blocks, facts: Mapping[str, Any]) -> Record:
+    entry, here = registry.get(cell.method["name"]), _environment(cell.device)
+    return Record(
+        id=identify(cell),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cell=cell,
+        info=MethodInfo(
+            family=entry.family,
+            label=method_label(cell),
+            tags=entry.tags,
+            paper=entry.paper,
+            **_flags(cell.method),
+        ),
+        method_hash=registry.source_hash(cell.method),
+        protocol_hash=content_hash(cell.protocol),
+        environment=here,
+        config=dict(config),
+        model_info=dict(facts),
+        quality=found.quality,
+        memory=found.memory,
+        time=found.time,
+        limit=found.limit,
+        search=found.search,
+    )
+
+
+def without_result(cell: Cell, config: Mapping[str, Any], status: Status, reason: str, failure: Failure) -> Record:
+    """The record of a cell that gave nothing: what ran it ended before."""
+    ended: dict[str, Any] = {"status": status, "reason": reason, "failure": failure}
+    quality = Quality(status="skipped") if cell.search or cell.workload else Quality(**ended)
+    time = Time(status="skipped") if cell.workload else Time(**ended)
+    return _record(cell, config, _Blocks(quality, Memory(**ended), time), {})
 
 
 def random_ids(cell: Cell, loaded: LoadedModel) -> torch.Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.record import Memory, Quality, Time
+from kvfrontier.runners.record import Failure, Memory, Quality, Time
 
 B = TypeVar("B", Quality, Memory, Time)
 
@@ -30,6 +31,21 @@ _OUT_OF_MEMORY = (
     "Thread creation failed",
 )
 
+#: How libraries say in a plain RuntimeError that the device failed.
+_DEVICE_FAILED = ("CUDA error", "HIP error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "device-side assert")
+
+
+class NotFinite(RuntimeError):
+    """Logits were NaN or infinite. `step`: the first token of the text, counted from 0, that gave some."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the logits after token {step} (counted from 0) are not finite")
+        self.step = step
+
+
+class DeviceFailed(RuntimeError):
+    """The device failed, and this process cannot use it any more; another one may."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on any device."""
@@ -40,6 +56,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
 
 
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an exception says that the device failed, otherwise than by its memory."""
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in _DEVICE_FAILED)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What a record keeps of an exception."""
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, NotFinite):
+        return Failure(kind="not_finite", step=error.step, traceback=text)
+    return Failure(kind="device" if isinstance(error, DeviceFailed) else "error", traceback=text)
+
+
 def says_out_of_memory(text: str) -> bool:
     """Whether the text of an error, or what a process wrote before it died, says that memory ran out."""
     return any(words in text for words in _OUT_OF_MEMORY)
@@ -47,20 +78,24 @@ def says_out_of_memory(text: str) -> bool:
 
 def guarded(block: type[B], measure: Callable[[], B], on_failure: Callable[[Exception], None] | None = None) -> B:
     """`measure()`, or a block that says what went wrong: status "oom" where memory ran out, otherwise "failed" with
-    the exception's type and message, after `on_failure` has seen it (default: its traceback goes to the log).
+    the exception's type, message and traceback, after `on_failure` has seen it (default: it goes to the log).
 
-    Mistakes of the person who asked (UsageError) and interruptions pass through.
+    Mistakes of the person who asked (UsageError) and interruptions pass through, and so does DeviceFailed: nothing
+    else that this process measures would be worth anything.
     """
     try:
         return measure()
-    except UsageError:
+    except (UsageError, DeviceFailed):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is recorded, and the sweep goes on
+    except Exception as error:  # whatever it was, it is recorded, and the sweep goes on
+        if is_device_failure(error):
+            raise DeviceFailed(one_line(error)) from error
         if is_out_of_memory(error):
-            failed = block(status="oom", reason=_one_line(error))
+            failed = block(status="oom", reason=one_line(error))
         else:
             (on_failure or _report)(error)
-            failed = block(status="failed", reason=f"{type(error).__name__}: {_one_line(error)}")
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            failed = block(status="failed", reason=reason, failure=failure_of(error))
     # The exception is gone, and with it the frames that held tensors.
     gc.collect()
     if torch.cuda.is_available():
@@ -72,6 +107,7 @@ def _report(error: Exception) -> None:
     log.error("a measurement failed", exc_info=error)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, of at most 500 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 500 else text[:499] + "…"

@@ -6,6 +6,7 @@ This module holds the schema and the append-only files; it loads no torch, since
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,22 +16,44 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvfrontier.runners.errors import UsageError
 
 #: Raised whenever a reader of older records would misread newer ones.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "infeasible", "failed", "skipped"]
+
+
+def outcome(blocks: Mapping[str, Status], search: bool, workload: bool, timed: bool) -> Status:
+    """A record's status: the worst of its blocks (quality, memory, time) that were asked for; a search has no quality,
+    of a workload memory alone is measured, and without repetitions nothing is timed."""
+    asked = ("memory",) if workload else ("memory", *["quality"] * (not search), *["time"] * timed)
+    order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
+    return min((blocks[name] for name in asked), key=order.index)
 
 
 class Block(BaseModel):
     """Strict base: unknown keys are an error, so that nothing is lost in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class Failure(Block):
+    """What ended a pass that did not end well.
+
+    kind       error: an exception; not_finite: logits were NaN or infinite; device: the device failed, twice, in a
+               process of its own each time; timeout: it took longer than worker.timeout; killed, died: its process was
+    step       of logits that were not finite: the first token of the text, counted from 0, that gave some
+    traceback  where it happened; of a process that ended, the last that it said
+    """
+
+    kind: Literal["error", "not_finite", "device", "timeout", "killed", "died"]
+    step: int | None = None
+    traceback: str = ""
 
 
 class Score(Block):
@@ -102,6 +125,7 @@ class Quality(Block):
     chance: float | None = None
     #: None unless `rescore` made this block from another record's.
     rescored: Rescored | None = None
+    failure: Failure | None = None
 
 
 class Parts(Block):
@@ -175,6 +199,7 @@ class Memory(Block):
     allocator_waste: int | None = None
     #: Where memory ran out: the largest context in this sweep that did fit.
     largest_fitting_context: int | None = None
+    failure: Failure | None = None
 
 
 class Time(Block):
@@ -197,6 +222,7 @@ class Time(Block):
     #: Measured on this device, bytes a second; a copy of N bytes counts 2N.
     copy_bandwidth: float | None = None
     read_bandwidth: float | None = None
+    failure: Failure | None = None
 
 
 class Limit(Block):
@@ -375,15 +401,19 @@ class Record(Block):
     #: Where the cell has a memory_limit or a search.
     limit: Limit | None = None
     search: Search | None = None
+    #: What runs this cell again; empty in records of schemas 1 and 2, as the next two are None and 1.
+    command: str = ""
+    #: From the cell's beginning to its end, every pass and sample included, by a clock that nobody sets.
+    seconds: float | None = None
+    #: Processes that it took: more than 1 where a device failed, and the cell was tried again.
+    attempts: int = 1
 
     @property
     def status(self) -> Status:
-        """The worst of the three blocks; a search has no quality, and of a workload memory alone is measured."""
-        order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
-        if self.cell.workload:
-            return self.memory.status
-        asked = () if self.search else (self.quality.status,)
-        return min((*asked, self.memory.status, self.time.status), key=order.index)
+        """The worst of the blocks that were asked for."""
+        blocks = {"quality": self.quality.status, "memory": self.memory.status, "time": self.time.status}
+        timed = self.cell.protocol.get("repetitions") != 0
+        return outcome(blocks, self.search is not None, self.cell.workload is not None, timed)
 
     @property
     def moved(self) -> bool:
@@ -525,16 +555,32 @@ def iter_records(*paths: str | Path) -> Iterator[Record]:
 
 
 def load_records(*paths: str | Path) -> list[Record]:
-    """The records of files and folders, one an id: the latest, by its time of creation and then by its place.
+    """The records of files and folders, one an id: of one file the last, of several the one that did not fail, and
+    then the latest by its time of creation. Clocks jump; what stands below in a file was written later.
 
     Raises as `iter_records` does.
     """
-    latest: dict[str, Record] = {}
-    for record in iter_records(*paths):
-        known = latest.get(record.id)
-        if known is None or record.created >= known.created:
-            latest[record.id] = record
-    return list(latest.values())
+    latest: dict[str, tuple[Record, Path]] = {}
+    for file in record_files(*paths):
+        for record in iter_records(file):
+            known = latest.get(record.id)
+            if known is None or known[1] == file or supersedes(record, known[0]):
+                latest[record.id] = record, file
+    return [record for record, _ in latest.values()]
+
+
+class Told(Protocol):
+    """What decides between two records of one id."""
+
+    @property
+    def status(self) -> Status: ...
+    @property
+    def created(self) -> str: ...
+
+
+def supersedes(new: Told, old: Told) -> bool:
+    """Whether a record takes the place of one with the same id from another file."""
+    return (new.status != "failed", new.created) >= (old.status != "failed", old.created)
 
 
 def _parse(line: bytes, where: str) -> Record:
@@ -559,7 +605,12 @@ def _locked(path: Path) -> Iterator[int]:
     """The file open for appending, for this process alone."""
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        # Within a sweep the file is claimed besides (runners/sweep/claims.py), for filesystems that know no such lock.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
         yield fd
     finally:
         os.close(fd)  # which unlocks

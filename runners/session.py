@@ -629,7 +629,7 @@ class Session:
 
         It lives inside this session's `with`, or in one of its own: `with s.fork() as child:`.
         """
-        child = Session.__new__(Session)
+        child = type(self).__new__(type(self))
         child.model, child.method, child.grad = self.model, self.method, self.grad
         child._methods, child._brought = self._methods, self._brought
         child._bridge, child._parent, child.unrotated = None, self, self.unrotated

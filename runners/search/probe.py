@@ -70,7 +70,7 @@ def serve(request: Request | None, device: str, asked: int | None, threads: int,
     `asked` is the limit in bytes, or None; what is written to stderr goes to the file `errors`.
     """
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
-    _first_to_go()
+    first_to_go()
     torch.set_num_threads(threads)
     torch.ones(1 << 20).sum()  # the threads are there before the limit, and counted in the baseline
     with limit.limited(asked, device) as held:
@@ -80,7 +80,7 @@ def serve(request: Request | None, device: str, asked: int | None, threads: int,
         tell.send(report)
 
 
-def _first_to_go() -> None:
+def first_to_go() -> None:
     """Where the whole machine runs out of memory, the kernel is to take this process and no other."""
     wish = Path("/proc/self/oom_score_adj")
     if wish.exists():

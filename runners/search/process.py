@@ -27,9 +27,10 @@ from kvfrontier.runners.search.probe import Report, Request
 
 
 @functools.cache
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
+    """Where processes come from that begin with torch and transformers in place: those of tries, and of cells."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([probe.__name__])
+    context.set_forkserver_preload([probe.__name__, "kvfrontier.runners.sweep.worker"])
     return context
 
 
@@ -56,13 +57,13 @@ def _run(
     request: Request | None, device: str, asked: int | None, threads: int
 ) -> tuple[Held | None, Report | None, tuple[Status, str]]:
     """What a process told before it ended, None where it died before that, and what its end says."""
-    context = _server()
+    context = server()
     receive, send = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile("r", prefix="kvfrontier-", errors="replace") as errors, receive:
         process = context.Process(
             target=probe.serve, args=(request, device, asked, threads, send, errors.name), name="kvfrontier-probe"
         )
-        with _without_main():
+        with without_main():
             process.start()
         try:
             send.close()
@@ -74,12 +75,12 @@ def _run(
                 process.kill()
                 process.join()
         kills = limit.clear(held.group) if held and held.group else 0
-        return held, report, _death(process.exitcode or 0, errors.read().strip(), kills)
+        return held, report, death(process.exitcode or 0, errors.read().strip(), kills)
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """A try needs nothing of the program that asks for it, whose file may have no guard: it is not run again there."""
+def without_main() -> Iterator[None]:
+    """A process needs nothing of the program that asks for it, whose file may have no guard: it is not run there."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -96,7 +97,7 @@ def _received(connection: Connection) -> Any:
         return None
 
 
-def _death(code: int, said: str, kills: int) -> tuple[Status, str]:
+def death(code: int, said: str, kills: int) -> tuple[Status, str]:
     """Whether a process ended because memory ran out, and what it died of, in words."""
     last = said.splitlines()[-1][:300] if said else ""
     if kills or code == -signal.SIGKILL:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.guard import guarded, is_out_of_memory
+from kvfrontier.runners.guard import DeviceFailed, guarded, is_out_of_memory
 from kvfrontier.runners.record import Memory, Quality, Time
 
 
@@ -95,3 +95,33 @@ def test_the_frames_of_a_failure_hold_no_tensors_afterwards():
     finally:
         gc.enable()
     assert held[0]() is None
+
+
+class CudaError(RuntimeError):
+    """As torch words it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        CudaError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"),
+    ],
+)
+def test_a_device_that_failed_ends_all_that_this_process_measures(error):
+    def run() -> Memory:
+        raise error
+
+    with pytest.raises(DeviceFailed, match=str(error)):
+        guarded(Memory, run)
+
+
+def test_a_failure_keeps_its_traceback():
+    def run() -> Time:
+        raise KeyError("gate")
+
+    failure = guarded(Time, run, lambda _: None).failure
+    assert failure is not None
+    assert failure.kind == "error"
+    assert "in run" in failure.traceback

@@ -151,15 +151,21 @@ def test_folders_are_walked_and_no_file_is_read_twice(tmp_path):
     assert read == ["a/deep/y.jsonl", "b/x.jsonl"]
 
 
-def test_of_one_id_the_latest_stands(tmp_path):
-    noon, one, two = (f"2026-11-23T{hour}:00:00+00:00" for hour in (12, 13, 14))
-    append(tmp_path / "b.jsonl", record("same", one))
-    append(tmp_path / "a.jsonl", record("same", two))
+def test_of_one_id_the_last_of_a_file_stands_whatever_the_clock_said(tmp_path):
+    """A clock that was set back would otherwise let a failure stand before the run that mended it."""
+    noon, two = (f"2026-11-23T{hour}:00:00+00:00" for hour in (12, 14))
+    append(tmp_path / "a.jsonl", record("same", two, quality=Quality(status="failed")))
     append(tmp_path / "a.jsonl", record("same", noon))
-    assert [r.created for r in load_records(tmp_path)] == [two]
-    retried = record("same", two, quality=Quality(status="ok"))
-    append(tmp_path / "a.jsonl", retried)
-    assert load_records(tmp_path) == [retried]
+    assert [(r.created, r.quality.status) for r in load_records(tmp_path)] == [(noon, "ok")]
+
+
+def test_of_one_id_in_several_files_the_latest_stands_that_did_not_fail(tmp_path):
+    noon, one, two = (f"2026-11-23T{hour}:00:00+00:00" for hour in (12, 13, 14))
+    append(tmp_path / "a.jsonl", record("same", noon))
+    append(tmp_path / "b.jsonl", record("same", one))
+    assert [r.created for r in load_records(tmp_path)] == [one]
+    append(tmp_path / "c.jsonl", record("same", two, quality=Quality(status="failed")))
+    assert [r.created for r in load_records(tmp_path)] == [one]
 
 
 def test_a_missing_path_is_said():

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from kvfrontier.runners.record import load_records
+from kvfrontier.runners.record import SCHEMA_VERSION, load_records
 
 MISTAKES = {
     "unknown method": (["method=windwo"], "there is no method 'windwo'; did you mean 'window'?"),
@@ -73,7 +73,7 @@ def test_a_results_folder_that_cannot_be_written(run, tmp_path):
 def test_records_of_a_newer_schema_are_refused_and_kept(run, kvfrontier, tmp_path):
     run()
     (file,) = (tmp_path / "results").iterdir()
-    newer = file.read_text().replace('"schema_version":2', '"schema_version":999')
+    newer = file.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":999')
     file.write_text(newer)
     for answer in (run(), kvfrontier("report", str(file), "-o", str(tmp_path / "report"))):
         assert answer.code == 2

@@ -113,6 +113,6 @@ def test_what_goes_wrong_otherwise_is_a_failure():
     ],
 )
 def test_what_a_process_died_of(code, said, kills, status, words):
-    found = process._death(code, said, kills)
+    found = process.death(code, said, kills)
     assert found[0] == status
     assert found[1].startswith(words)
