@@ -26,6 +26,8 @@ def boards(records: Iterable[Record]) -> list[Board]:
         raise BadRecords(f"all {len(given)} records hold {_MOVED}; run them again")
     moved = len(given) - len(records)
     notes = [f"{moved} record{'s' * (moved != 1)} with {_MOVED} left out"] if moved else []
+    # A model that was trained for its method stands beside others of its training (analysis/trained.py).
+    records = [r for r in records if not r.cell.training]
     # A search for the context has none of its own (analysis/wall.py), nor has a workload (analysis/scenarios.py).
     records = [r for r in records if not (r.cell.search and r.cell.search.get("name") == "max_context")]
     records = [r for r in records if not r.cell.workload]

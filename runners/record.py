@@ -289,6 +289,39 @@ class Search(Block):
     probes: tuple[Probe, ...] = ()
 
 
+class Trial(Block):
+    """One learning rate that was tried: its score on validation texts, and what it took."""
+
+    lr: float
+    score: float
+    steps: int
+    tokens: int
+    seconds: float
+    diverged: bool = False
+
+
+class Training(Block):
+    """How the model was trained that a record of the trained track measures, and what that cost.
+
+    lr, steps, tokens, seconds, flops   of the training whose model was measured: the best of `tried`
+    flops       of products of matrices, forward and backward, counted on one step of each shape of batch
+    stopped     solved: validation reached `train.stop`; schedule: the steps were over
+    parameters  that were trained, the method's own among them, `method_parameters`
+    curve       a point each evaluation: step, loss, valid_loss, score
+    """
+
+    lr: float
+    steps: int
+    tokens: int
+    seconds: float
+    flops: int
+    stopped: Literal["solved", "schedule"]
+    parameters: int
+    method_parameters: int = 0
+    curve: tuple[dict[str, float], ...] = ()
+    tried: tuple[Trial, ...] = ()
+
+
 class MethodInfo(Block):
     """What a reader must know of a method to read its row: declared, not measured."""
 
@@ -351,6 +384,8 @@ class Cell(Block):
     memory_limit: int | None = None
     search: dict[str, Any] | None = None
     workload: dict[str, Any] | None = None
+    #: Of a model that was trained for it: settings, shapes trained on, what it began from.
+    training: dict[str, Any] | None = None
 
     @property
     def unsolved(self) -> dict[str, Any]:
@@ -401,6 +436,8 @@ class Record(Block):
     #: Where the cell has a memory_limit or a search.
     limit: Limit | None = None
     search: Search | None = None
+    #: Where the cell has a training that came to its end.
+    training: Training | None = None
     #: What runs this cell again; empty in records of schemas 1 and 2, as the next two are None and 1.
     command: str = ""
     #: From the cell's beginning to its end, every pass and sample included, by a clock that nobody sets.
@@ -462,7 +499,7 @@ def content_hash(value: Any) -> str:
 def record_id(cell: Cell, method_hash: str, device_name: str, torch_version: str, transformers_version: str) -> str:
     """sha256 over what determines a record: the cell, the method's code, the device and the libraries' major.minor."""
     # A cell that has nothing of what later versions added keeps its id.
-    added = {key for key in ("memory_limit", "search", "workload") if getattr(cell, key) is None}
+    added = {key for key in ("memory_limit", "search", "workload", "training") if getattr(cell, key) is None}
     return content_hash(
         {
             "cell": cell.model_dump(exclude=added),
