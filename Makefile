@@ -17,11 +17,12 @@ RESULTS ?= results/local
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 # Which tests; the slow ones and those of a GPU have targets of their own.
 MARK ?= not slow
+TRITON ?= triton==3.9.0
 TESTS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := analysis configs methods runners
 
-.PHONY: help bench smoke bench-self report install dev links lint format test test-slow constraints clean
+.PHONY: help bench smoke bench-self report install dev links lint format test test-slow test-kernels constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -107,10 +108,17 @@ test: lint ## Everything that runs without a GPU: lint, types, tests
 test-slow: ## The tests that take minutes each, and nothing else
 	$(MAKE) test MARK="slow"
 
+# Triton in a folder of its own: beside the CPU build of torch nothing else needs its 270 MB. Its interpreter runs the
+# kernels on the CPU, and its compiler makes them for a GPU that need not be there.
+test-kernels: dev ## The Triton kernels, interpreted on the CPU and compiled for a GPU (fetches triton, 270 MB)
+	$(PIP) install --quiet --upgrade --no-deps --target .triton $(TRITON)
+	TRITON_INTERPRET=1 PYTHONPATH=.triton $(BIN)/python -m pytest tests/methods/kernels
+	PYTHONPATH=.triton $(BIN)/python -m pytest -m slow tests/methods/kernels/test_compiled.py
+
 constraints: dev ## Pin in constraints.txt what .venv holds
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable | grep -viE '^(pip|nvidia-.*|triton)==' \
 		| sed 's/+[a-z0-9]*$$//'; } > .constraints.new
 	@mv .constraints.new constraints.txt
 
 clean: ## Remove .venv, the links and the caches; results stay
-	rm -rf $(VENV) .peers .links build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .peers .triton .links build dist .pytest_cache .ruff_cache

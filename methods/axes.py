@@ -227,6 +227,11 @@ class Store:
         k, v = self.read(state, 0, self.n(state))
         return gather(k, slots), gather(v, slots)
 
+    def attend_slots(self, state: Any, q: Tensor, slots: Tensor, layer: Layer, attend: Attend, lse: bool) -> Part:
+        """Attention of one query [B, Hq, 1, D] over single slots [B, Hkv, m]."""
+        k, v = self.gather(state, slots)
+        return attend(q, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=lse)
+
     def tiles(self, state: Any, span: Span) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(first slot, keys, values) of pieces of a span; with `span.last` the last piece holds the call's tokens."""
         yield (span.begin, *self.read(state, span.begin, span.end))

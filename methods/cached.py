@@ -305,8 +305,7 @@ class Cached(Method):
             placed = self._placed(q, q_pre, S, layer, step, positions)
             slots = self.selection.view(state.selection, placed, S + T, layer)
             if slots is not None:
-                k, v = self.store.gather(state.store, slots)
-                part = attend(placed, k, v, scale=layer.scale, softcap=layer.softcap, causal=False, lse=not one_part)
+                part = self.store.attend_slots(state.store, placed, slots, layer, attend, not one_part)
                 return part if step.sinks is None else add_sink_logits(part, step.sinks)
 
         def keys_at(keys: Tensor, slot: int, at: Positions = positions) -> Tensor:

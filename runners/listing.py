@@ -276,20 +276,24 @@ def _planned(name: str) -> Mapping[str, Any]:
 
 
 def _backends() -> dict[str, Mapping[str, Any]]:
-    """Functions that compute softmax attention: `method.backend=NAME`, of methods that have this parameter."""
+    """Functions that compute softmax attention: `method.backend=NAME`, of methods that have this parameter; and
+    kernels, which a method's `kernel` asks for. Whether each runs on the best device here, and why not."""
     from importlib import import_module
 
-    from kvfrontier.methods import attend
+    from kvfrontier.methods import attend, kernels
+    from kvfrontier.runners.environment import resolve_device
 
-    rows: dict[str, Mapping[str, Any]] = {"auto": {"available": True, "summary": _AUTO}}
+    device = resolve_device("auto")
+    rows: dict[str, Mapping[str, Any]] = {"auto": {"kind": "dense", "available": True, "why not": "", "summary": _AUTO}}
     for name in attend.BACKENDS:
         summary = (import_module(f"{attend.__name__}.{name}").__doc__ or "").split("\n\n")[0]
-        try:
-            attend.check(name)
-        except attend.NoBackend as missing:
-            rows[name] = {"available": False, "summary": f"{' '.join(summary.split())} {missing}"}
-        else:
-            rows[name] = {"available": True, "summary": " ".join(summary.split())}
+        reason = attend.why_not(name, device)
+        rows[name] = {
+            "kind": "dense", "available": not reason, "why not": reason, "summary": " ".join(summary.split()),
+        }  # fmt: skip
+    for name, summary in kernels.KERNELS.items():
+        reason = kernels.why_not(name, device)
+        rows[name] = {"kind": "kernel", "available": not reason, "why not": reason, "summary": summary}
     return rows
 
 
@@ -310,6 +314,12 @@ KINDS: dict[str, Kind] = {
     "models": Kind(lambda: _names("model"), ("kind", "summary"), _models, _model),
     "tasks": Kind(lambda: _names("task"), ("primary", "summary"), _tasks, _task),
     "workloads": Kind(lambda: _names("workload"), ("requests", "longest", "tokens", "summary"), _workloads, _workload),
-    "backends": Kind(lambda: list(_backends()), ("available", "summary"), _backends, lambda name: _backends()[name]),
+    "backends": Kind(
+        lambda: list(_backends()),
+        ("available", "why not", "summary"),
+        _backends,
+        lambda name: _backends()[name],
+        "kind",
+    ),
     "devices": Kind(lambda: list(_devices()), ("available", "device"), _devices, lambda name: _devices()[name]),
 }

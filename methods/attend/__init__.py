@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,7 +30,10 @@ from kvfrontier.methods.layer import Layer
 Part = tuple[Tensor, Tensor]
 Attend = Callable[..., Part]
 
-BACKENDS = ("eager", "sdpa", "flex", "flash_attn", "xformers")
+BACKENDS = (
+    "eager", "sdpa", "sdpa_efficient", "sdpa_cudnn", "sdpa_math", "flex", "flash_attn", "flash_attn_3", "flash_attn_4",
+    "xformers", "triton",
+)  # fmt: skip
 
 
 class NoBackend(ImportError, ValueError):
@@ -45,6 +49,24 @@ def check(name: str) -> None:
     importlib.import_module(f"{__name__}.{name}").check()
 
 
+def why_not(name: str, device: torch.device | str) -> str:
+    """Why a backend does not run on this device, in words; empty where it does."""
+    try:
+        check(name)
+    except NoBackend as missing:
+        return str(missing)
+    return "" if name == "auto" else importlib.import_module(f"{__name__}.{name}").why_not(torch.device(device))
+
+
+def needs_cuda(device: torch.device, least: tuple[int, int] = (0, 0)) -> str:
+    """Why kernels for CUDA of at least this compute capability do not run on the device; empty where they do."""
+    if device.type != "cuda":
+        return f"its kernels are for CUDA, and this is {device.type}"
+    has = torch.cuda.get_device_capability(device)
+    needs, there = (".".join(map(str, x)) for x in (least, has))
+    return "" if has >= least else f"its kernels need compute capability {needs}, and this device has {there}"
+
+
 def choose(name: str, layer: Layer, needs_grad: bool = False) -> Attend:
     """The function of a backend.
 
@@ -55,13 +77,20 @@ def choose(name: str, layer: Layer, needs_grad: bool = False) -> Attend:
         device = torch.device(layer.device).type
         kernel = device == "cpu" or (device == "cuda" and layer.dtype in (torch.float16, torch.bfloat16))
         name = "sdpa" if kernel and layer.softcap is None and layer.d == layer.dv and not needs_grad else "eager"
-    return _function(name)
+    return function(name)
 
 
 @functools.cache
-def _function(name: str) -> Attend:
+def function(name: str) -> Attend:
+    """The `attend` of a backend, whatever the layer."""
     # Kept, since a decoded token asks once a layer.
     return importlib.import_module(f"{__name__}.{name}").attend
+
+
+def special(attend: Attend, name: str) -> Attend | None:
+    """What a backend brings beside `attend`: attend_slots(q, k, v, slots, ...) reads single slots [B, Hkv, m] of k and
+    v, attend_ragged(q, k, v, lengths, ...) heads of unequal length, both for one query; or None."""
+    return getattr(sys.modules.get(getattr(attend, "__module__", ""), None), name, None)
 
 
 def needs_grad(*tensors: Tensor) -> bool:

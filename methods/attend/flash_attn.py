@@ -1,4 +1,4 @@
-"""The flash-attn package (Dao 2023), an extra: `pip install kvfrontier[flash_attn]`."""
+"""FlashAttention-2 (Dao 2023), the flash-attn package, an extra: `pip install kvfrontier[flash_attn]`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from kvfrontier.methods.attend import NoBackend, refuse
+from kvfrontier.methods.attend import NoBackend, needs_cuda, refuse
 
 
 def check() -> None:
     """Raise NoBackend where the package is not installed."""
-    if importlib.util.find_spec("flash_attn") is None:
+    # The compiled part: FlashAttention-4 brings a package `flash_attn` too.
+    if importlib.util.find_spec("flash_attn_2_cuda") is None:
         raise NoBackend(
             "backend 'flash_attn' needs a package that is not installed: pip install 'kvfrontier[flash_attn]'"
         )
+
+
+def why_not(device: torch.device) -> str:
+    """For Ampere and later."""
+    return needs_cuda(device, (8, 0))
 
 
 def attend(

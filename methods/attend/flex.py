@@ -17,6 +17,11 @@ def check() -> None:
     """Part of torch; compiling needs a C++ compiler on CPU."""
 
 
+def why_not(device: torch.device) -> str:
+    """Compiled on CPU, without a log-sum-exp, and on CUDA."""
+    return "" if device.type in ("cpu", "cuda") else f"it is not compiled for {device.type}"
+
+
 @functools.cache
 def _compiled() -> Any:
     return torch.compile(flex_attention)

@@ -22,6 +22,11 @@ def check() -> None:
     """Always there."""
 
 
+def why_not(device: torch.device) -> str:
+    """Where there is no kernel with a log-sum-exp."""
+    return "" if device.type in ("cpu", "cuda") else f"no kernel with a log-sum-exp on {device.type}"
+
+
 def attend(
     q: Tensor,
     k: Tensor,

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 
+import torch
 from torch import Tensor
 
-from kvfrontier.methods.attend import NoBackend, refuse
+from kvfrontier.methods.attend import NoBackend, needs_cuda, refuse
 
 
 def check() -> None:
     """Raise NoBackend where the package is not installed."""
     if importlib.util.find_spec("xformers") is None:
         raise NoBackend("backend 'xformers' needs a package that is not installed: pip install 'kvfrontier[xformers]'")
+
+
+def why_not(device: torch.device) -> str:
+    """It has operators for CUDA alone."""
+    return needs_cuda(device)
 
 
 def attend(

@@ -16,6 +16,6 @@ from kvfrontier.methods.registry import register
 def Dense(backend: str = "auto") -> Cached:
     """The full key-value cache.
 
-    backend: eager (the oracle), sdpa, flex, flash_attn, xformers; auto takes the device's fused kernel.
+    backend: one of `kvfrontier list backends`, as eager (the oracle); auto takes the device's fused kernel.
     """
     return Cached(backend=backend)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.delta import delta_rule
 from kvfrontier.methods.recurrent.gates import PerHead, logits
-from kvfrontier.methods.recurrent.matrix import OneMatrix
+from kvfrontier.methods.recurrent.matrix import ByKernel
 from kvfrontier.methods.registry import register
 
 
@@ -30,7 +29,7 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class DeltaNet(OneMatrix):
+class DeltaNet(ByKernel):
     """The delta rule: one matrix a head, in which a key's new value replaces the old one, by half where untrained."""
 
     def module(self, layer: Layer) -> nn.Module:
@@ -38,4 +37,4 @@ class DeltaNet(OneMatrix):
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
         beta = logits(layer.params, v, 1).sigmoid()
-        return delta_rule(F.normalize(q, dim=-1) * layer.scale, F.normalize(k, dim=-1), v, beta, S)
+        return self.delta_rule(F.normalize(q, dim=-1) * layer.scale, F.normalize(k, dim=-1), v, beta, S, layer)

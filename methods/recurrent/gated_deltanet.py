@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.delta import delta_rule
 from kvfrontier.methods.recurrent.gates import PerHead, StepSize, logits, step_size
-from kvfrontier.methods.recurrent.matrix import OneMatrix
+from kvfrontier.methods.recurrent.matrix import ByKernel
 from kvfrontier.methods.registry import register
 
 
@@ -31,7 +30,7 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class GatedDeltaNet(OneMatrix):
+class GatedDeltaNet(ByKernel):
     """The delta rule with a decay: one matrix a head, in which values are replaced one by one or forgotten together."""
 
     def module(self, layer: Layer) -> nn.Module:
@@ -40,4 +39,4 @@ class GatedDeltaNet(OneMatrix):
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
         gates: Any = layer.params or {"beta": None, "alpha": None}
         beta, (_, g) = logits(gates["beta"], v, 1).sigmoid(), step_size(gates["alpha"], v)
-        return delta_rule(F.normalize(q, dim=-1) * layer.scale, F.normalize(k, dim=-1), v, beta, S, g)
+        return self.delta_rule(F.normalize(q, dim=-1) * layer.scale, F.normalize(k, dim=-1), v, beta, S, layer, g)

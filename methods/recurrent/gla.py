@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.decay import decayed
 from kvfrontier.methods.recurrent.gates import PerHead, logits
-from kvfrontier.methods.recurrent.matrix import OneMatrix
+from kvfrontier.methods.recurrent.matrix import ByKernel
 from kvfrontier.methods.registry import register
 
 
@@ -29,7 +28,7 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class GLA(OneMatrix):
+class GLA(ByKernel):
     """Gated linear attention: one matrix a head, each channel of which forgets as the token says.
 
     rank of the gates' linear map; tau: the greater, the slower they forget.
@@ -39,6 +38,7 @@ class GLA(OneMatrix):
     tau: float = 16.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rank < 1:
             raise ValueError(f"rank {self.rank} lets no gate depend on the token; set method.rank to at least 1")
         if self.tau <= 0:
@@ -49,4 +49,4 @@ class GLA(OneMatrix):
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
         g = F.logsigmoid(logits(layer.params, v, layer.d)) / self.tau
-        return decayed(q * layer.scale, k, v, S, g)
+        return self.decayed(q * layer.scale, k, v, S, layer, g)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.decay import normalised
-from kvfrontier.methods.recurrent.matrix import OneMatrix, feature
+from kvfrontier.methods.recurrent.decay import divided, weighing
+from kvfrontier.methods.recurrent.matrix import ByKernel, feature
 from kvfrontier.methods.registry import register
 
 
@@ -26,11 +26,12 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class Linear(OneMatrix):
+class Linear(ByKernel):
     """Linear attention with phi = elu + 1: one matrix a head, of constant size."""
 
     def shape(self, layer: Layer) -> tuple[int, int]:
         return layer.d, layer.dv + 1
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
-        return normalised(feature(q), feature(k), v, S)
+        out, S = self.decayed(feature(q), feature(k), weighing(v), S, layer)
+        return divided(out)[0], S

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kvfrontier.methods import kernels
 from kvfrontier.methods.contract import Footprint, Method, Step
+from kvfrontier.methods.kernels import linear
 from kvfrontier.methods.layer import Layer
+from kvfrontier.methods.recurrent import decay, delta
 from kvfrontier.methods.state import State
 
 
@@ -81,3 +84,31 @@ class OneMatrix(Method):
         rows, columns = self.shape(layer)
         one = layer.hkv * rows * columns * torch.float32.itemsize
         return Footprint.of(batch * one, read=one)
+
+
+@dataclass(frozen=True)
+class ByKernel(OneMatrix):
+    """Base of those whose recurrence over many tokens can be computed by a kernel: "eager" in blocks of our own, "fla"
+    by flash-linear-attention's, on CUDA (kernels/linear.py)."""
+
+    kernel: Literal["eager", "fla"] = field(default="eager", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.kernel == "fla":
+            kernels.check("linear")
+
+    def decayed(
+        self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, g: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`decay.decayed` by the kernel."""
+        if self.kernel == "eager":
+            return decay.decayed(q, k, v, S, g)
+        return linear.decayed(q, k, v, S, g, layer.dtype)
+
+    def delta_rule(
+        self, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, S: Tensor, layer: Layer, g: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`delta.delta_rule` by the kernel."""
+        if self.kernel == "eager":
+            return delta.delta_rule(q, k, v, beta, S, g)
+        return linear.delta_rule(q, k, v, beta, S, g, layer.dtype)

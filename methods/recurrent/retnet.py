@@ -16,8 +16,7 @@ from torch import Tensor
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.decay import decayed
-from kvfrontier.methods.recurrent.matrix import OneMatrix
+from kvfrontier.methods.recurrent.matrix import ByKernel
 from kvfrontier.methods.registry import register
 
 
@@ -29,10 +28,10 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class RetNet(OneMatrix):
+class RetNet(ByKernel):
     """Retention: one matrix a head, which fades at the head's own constant rate."""
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
         h = torch.arange(layer.hkv, device=k.device, dtype=k.dtype)
         g = torch.log1p(-torch.exp2(-5 - h))[None, :, None, None].expand(-1, -1, k.shape[2], -1)
-        return decayed(q * layer.scale, k, v, S, g)
+        return self.decayed(q * layer.scale, k, v, S, layer, g)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from kvfrontier.methods.contract import Step
 from kvfrontier.methods.layer import Layer
-from kvfrontier.methods.recurrent.decay import decayed
 from kvfrontier.methods.recurrent.gates import StepSize, step_size
-from kvfrontier.methods.recurrent.matrix import OneMatrix
+from kvfrontier.methods.recurrent.matrix import ByKernel
 from kvfrontier.methods.registry import register
 
 
@@ -28,7 +27,7 @@ from kvfrontier.methods.registry import register
     tags=("fixed", "internal", "lossy", "per head"),
 )
 @dataclass(frozen=True)
-class SSD(OneMatrix):
+class SSD(ByKernel):
     """Mamba-2's recurrence: one matrix a head, which each token lets fade by a factor of its own."""
 
     def module(self, layer: Layer) -> nn.Module:
@@ -36,4 +35,4 @@ class SSD(OneMatrix):
 
     def read_write(self, q: Tensor, k: Tensor, v: Tensor, S: Tensor, layer: Layer, step: Step) -> tuple[Tensor, Tensor]:
         dt, g = step_size(layer.params, v)
-        return decayed(q * layer.scale, k, v * dt, S, g)
+        return self.decayed(q * layer.scale, k, v * dt, S, layer, g)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvfrontier.methods.attend import Attend, Part, special
 from kvfrontier.methods.axes import Store, gather
 from kvfrontier.methods.contract import Footprint
 from kvfrontier.methods.layer import Layer
@@ -62,6 +63,12 @@ class DenseStore(Store):
 
     def read(self, state: Any, begin: int, end: int) -> tuple[Tensor, Tensor]:
         return state.k.cut(begin, end), state.v.cut(begin, end)
+
+    def attend_slots(self, state: Any, q: Tensor, slots: Tensor, layer: Layer, attend: Attend, lse: bool) -> Part:
+        kernel = special(attend, "attend_slots")
+        if kernel is None:
+            return super().attend_slots(state, q, slots, layer, attend, lse)
+        return kernel(q, state.k.view(), state.v.view(), slots, scale=layer.scale, softcap=layer.softcap)
 
     def take(self, state: Any, keep: Tensor) -> None:
         state.k.set(gather(state.k.view(), keep))

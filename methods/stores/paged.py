@@ -11,17 +11,20 @@ once; of these few a fork that was made in between then holds a copy of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from kvfrontier.methods import kernels
 from kvfrontier.methods.attend import Attend, Part, needs_grad
-from kvfrontier.methods.axes import KeysAt, Span, Store, gather
+from kvfrontier.methods.axes import KeysAt, Span, Store, as_stored, gather
 from kvfrontier.methods.cached import Cached
 from kvfrontier.methods.contract import Footprint
+from kvfrontier.methods.kernels import paged_decode
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.state import Buf, State
@@ -54,11 +57,17 @@ class Pages(State):
 @component("store", "paged")
 @dataclass(frozen=True)
 class PagedStore(Store):
-    """Blocks of `block` tokens, of which a fork shares the full ones."""
+    """Blocks of `block` tokens, of which a fork shares the full ones.
+
+    kernel   of a decoded query. "triton": one kernel reads every block where it lies, on CUDA (kernels/paged_decode.py)
+    """
 
     block: int = 16
+    kernel: Literal["eager", "triton"] = "eager"
 
     def __post_init__(self) -> None:
+        if self.kernel == "triton":
+            kernels.check("paged_decode")
         if self.block < 1:
             raise ValueError(f"block {self.block} holds no token; set method.block to at least 1")
 
@@ -140,11 +149,43 @@ class PagedStore(Store):
     def attend(
         self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, attend: Attend, lse: bool
     ) -> list[Part]:
+        if self.kernel == "triton" and q.shape[2] == 1:
+            return [self._by_table(state, q, span, keys_at, layer)]
         spans = [span] if span.window is not None else self._cut(state, span, q.shape[2])
         parts = []
         for one in spans:
             parts += super().attend(state, q, one, keys_at, layer, attend, lse or len(spans) > 1)
         return parts
+
+    def _by_table(self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer) -> Part:
+        """One query against all blocks, found by where they lie in memory."""
+        n = self.n(state)
+        if keys_at is not as_stored or span.begin or span.window is not None or span.end != n:
+            raise ValueError(
+                "kernel 'triton' reads all blocks as they are stored; choose method/positions=original and "
+                "method/selection=all, or method.kernel=eager"
+            )
+        held = [(slab.k, slab.v, slab.k.shape[2]) for slab in state.full]
+        held += [(state.last.k.x, state.last.v.x, state.last.k.n)] * bool(state.last.k.n)
+        columns = [self._places([piece[side] for piece in held], [piece[2] for piece in held]) for side in (0, 1)]
+        (at_k, head_k), (at_v, head_v) = ((x.to(q.device, non_blocking=True) for x in column) for column in columns)
+        lengths = torch.full((q.shape[0],), n, dtype=torch.int32, device=q.device)
+        return paged_decode.scattered(
+            q, held[0][0], held[0][1], at_k, at_v, head_k, head_v, lengths, block=self.block, heads=layer.hkv,
+            scale=layer.scale, softcap=layer.softcap,
+        )  # fmt: skip
+
+    def _places(self, pieces: Sequence[Tensor], tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where each block of pieces [B, Hkv, m block, D] begins, in elements from the first piece, and how far
+        apart its heads are: [B, blocks] int64 both."""
+        places, heads, base = [], [], pieces[0].data_ptr()
+        row = torch.arange(pieces[0].shape[0])[:, None]
+        for x, n in zip(pieces, tokens, strict=True):
+            first = (x.data_ptr() - base) // x.element_size()
+            block = torch.arange(-(-n // self.block)) * self.block * x.stride(2)
+            places.append(first + row * x.stride(0) + block)
+            heads.append(torch.full_like(places[-1], x.stride(1)))
+        return torch.cat(places, 1), torch.cat(heads, 1)
 
     def _cut(self, state: Any, span: Span, T: int) -> list[Span]:
         """The span cut at the ends of long slabs. What lies between is short, or holds the call's own T tokens."""
@@ -200,6 +241,9 @@ class PagedStore(Store):
     cost="2 Hkv d T elements and ceil(T / block) table entries of 4 bytes; unused: the rest of the last block",
     tags=("growing", "internal", "exact", "per layer"),
 )
-def Paged(block: int = 16) -> Cached:
-    """The full cache in blocks of `block` tokens with a block table; a fork shares the full blocks."""
-    return Cached(store=PagedStore(block))
+def Paged(block: int = 16, kernel: Literal["eager", "triton"] = "eager") -> Cached:
+    """The full cache in blocks of `block` tokens with a block table; a fork shares the full blocks.
+
+    kernel, of a decoded query: eager, triton (CUDA).
+    """
+    return Cached(store=PagedStore(block, kernel))

@@ -7,11 +7,18 @@ over groups of `group` tokens; values per token, over groups of `group` channels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from kvfrontier.methods import kernels
+from kvfrontier.methods.attend import Part
+from kvfrontier.methods.axes import KeysAt, Span, as_stored
 from kvfrontier.methods.cached import Cached
+from kvfrontier.methods.kernels import quantized_decode
+from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.stores.packed import PackedStore
 from kvfrontier.methods.stores.packing import check_bits
@@ -30,7 +37,8 @@ class QuantizedStore(PackedStore):
     key_axis, value_axis   "channel": a group lies along the tokens of one channel; "token": along the channels of one
                   token, which can then leave alone
     symmetric     the range is centred on zero: half of the metadata, less of the range
-    kernel        "compile": products with codes by torch.compile, seconds at the first use
+    kernel        of a decoded query. "compile": products with codes by torch.compile, seconds at the first use;
+                  "triton": all of attention in one kernel, on CUDA (kernels/quantized_decode.py)
     """
 
     bits: int = 2
@@ -46,14 +54,51 @@ class QuantizedStore(PackedStore):
             check_bits(bits, BITS)
         if self.group < 1:
             raise ValueError(f"group size {self.group} must be at least 1")
+        if self.kernel == "triton":
+            kernels.check("quantized_decode")
+            if self.sinks:
+                raise ValueError("kernel 'triton' reads no sinks in full; set method.sinks=0 or method.kernel=eager")
         super().__post_init__()
 
     @property
     def codecs(self) -> tuple[Uniform, Uniform]:
+        # Whatever is no decoded query is decoded in torch.
+        kernel: Kernel = "eager" if self.kernel == "triton" else self.kernel
         return (
-            Uniform(self.bits, self.key_axis, self.group, self.symmetric, self.kernel),
-            Uniform(self.value_bits or self.bits, self.value_axis, self.group, self.symmetric, self.kernel),
+            Uniform(self.bits, self.key_axis, self.group, self.symmetric, kernel),
+            Uniform(self.value_bits or self.bits, self.value_axis, self.group, self.symmetric, kernel),
         )
+
+    def _one(self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, lse: bool) -> Part:
+        if self.kernel != "triton":
+            return super()._one(state, q, span, keys_at, layer, lse)
+        if keys_at is not as_stored:
+            raise ValueError(
+                "kernel 'triton' reads keys as they are stored, and these positions move them; choose "
+                "method/positions=original or method.kernel=eager"
+            )
+        begin = span.begin if span.window is None else max(span.begin, span.end - span.window)
+        keys, values = (
+            _side(codec, packed.rows(0, packed.n), last.view(), begin, span.end)
+            for codec, _, packed, last in self._parts(state)
+        )
+        turned = self._turned(q)
+        o, total = quantized_decode.run(turned, keys, values, scale=layer.scale, softcap=layer.softcap)
+        return self._turned(o, back=True), total
+
+
+def _side(codec: Uniform, columns: Sequence[Tensor], full: Tensor, begin: int, end: int) -> quantized_decode.Side:
+    """Tokens begin to end of what is packed and of what follows in full, as the kernel takes them."""
+    n = columns[0].shape[2]
+    a, b = min(begin, n), min(end, n)
+    if codec.axis == "channel" and (a % codec.group or b % codec.group):
+        raise ValueError("kernel 'triton' cannot begin within a group of tokens; choose method.kernel=eager")
+    every = codec.group if codec.axis == "channel" else 1
+    codes, *scales = (x[:, :, a // e : b // e] for x, e in zip(columns, (1, every, every), strict=False))
+    return quantized_decode.Side(
+        codes, scales[0], None if codec.symmetric else scales[1], full[:, :, max(0, begin - n) : max(0, end - n)],
+        codec.bits, codec.axis, codec.group,
+    )  # fmt: skip
 
 
 @component("store", "kivi")
@@ -76,6 +121,7 @@ def Kivi(bits: int = 2, group: int = 32, residual: int = 128, kernel: Kernel = "
     """Quantized cache: keys per channel, values per token, the newest tokens in full (KIVI).
 
     bits 8, 4 or 2; `group` tokens or channels share a scale; `residual` tokens stay in full.
+    kernel, of a decoded query: eager, compile (torch.compile), triton (CUDA).
     """
     return Cached(store=kivi_store(bits, group, residual, kernel))
 

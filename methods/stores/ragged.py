@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from kvfrontier.methods.attend import Attend, Part
+from kvfrontier.methods.attend import Attend, Part, special
 from kvfrontier.methods.attend.eager import logits
 from kvfrontier.methods.axes import KeysAt, Span, Store, arange, gather
 from kvfrontier.methods.contract import Footprint
@@ -80,7 +80,7 @@ class RaggedStore(Store):
         if not state.flat:
             return super().attend(state, q, span, keys_at, layer, attend, lse)
         later = Span(state.flat // state.heads, span.end, span.last)
-        return [_attend_flat(state, q, layer), *super().attend(state, q, later, keys_at, layer, attend, True)]
+        return [_attend_flat(state, q, layer, attend), *super().attend(state, q, later, keys_at, layer, attend, True)]
 
     def take(self, state: Any, keep: Tensor) -> None:
         n = self.n(state)
@@ -110,12 +110,17 @@ class RaggedStore(Store):
         return entries + Footprint.of(batch * lengths, read=lengths)
 
 
-def _attend_flat(state: Ragged, q: Tensor, layer: Layer) -> Part:
-    """Attention of all queries over the entries that are in the order of heads.
+def _attend_flat(state: Ragged, q: Tensor, layer: Layer, attend: Attend) -> Part:
+    """Attention of all queries over the entries that are in the order of heads, by the backend where it has a kernel
+    for one query.
 
     Each head's entries are cut into blocks, the last one filled up: there are flat / BLOCK + Hkv blocks at most,
     whatever the lengths. Blocks attend apart, and those of a head are summed under its highest logit.
     """
+    kernel = special(attend, "attend_ragged") if q.shape[2] == 1 else None
+    if kernel is not None:
+        k, v = state.k.view()[:, : state.flat], state.v.view()[:, : state.flat]
+        return kernel(q, k, v, state.lengths, scale=layer.scale, softcap=layer.softcap)
     heads, lengths = state.heads, state.lengths.long()
     blocks = -(-lengths // BLOCK)
     ends = blocks.cumsum(1)

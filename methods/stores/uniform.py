@@ -23,7 +23,7 @@ from torch import Tensor
 from kvfrontier.methods.stores.packing import Codec, Column, lanes, lanes_of, pack, unpack
 
 Axis = Literal["channel", "token"]
-Kernel = Literal["eager", "compile"]
+Kernel = Literal["eager", "compile", "triton"]
 #: Tokens of a block that a compiled kernel takes at once.
 COMPILED = 1024
 _HALF_MAX = torch.finfo(torch.float16).max

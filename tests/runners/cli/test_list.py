@@ -74,8 +74,16 @@ def test_an_axis_is_listed_alone(kvfrontier):
 def test_a_missing_backend_says_what_to_install(kvfrontier):
     rows = {row["name"]: row for row in kvfrontier("list", "backends", "--json").json}
     assert rows["eager"]["available"] is True
-    for extra in ("flash_attn", "xformers"):
-        assert rows[extra]["available"] is (f"kvfrontier[{extra}]" not in rows[extra]["summary"])
+    assert rows["eager"]["why not"] == ""
+    for extra in ("flash_attn", "flash_attn_3", "flash_attn_4", "xformers", "triton"):
+        assert rows[extra]["available"] is (rows[extra]["why not"] == "")
+        assert rows[extra]["available"] or f"kvfrontier[{extra}]" in rows[extra]["why not"]
+
+
+def test_kernels_are_listed_with_why_they_do_not_run(kvfrontier):
+    rows = {row["name"]: row for row in kvfrontier("list", "backends", "kernel", "--json").json}
+    assert {"split_decode", "quantized_decode", "paged_decode", "ragged_decode", "window_sinks", "linear"} == set(rows)
+    assert all(row["available"] is not bool(row["why not"]) for row in rows.values())
 
 
 @pytest.mark.parametrize(
