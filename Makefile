@@ -105,7 +105,9 @@ format: dev ## What ruff can mend by itself
 test: lint ## Everything that runs without a GPU: lint, types, tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "$(MARK)" $(TESTS)
 
-test-slow: ## The tests that take minutes each, and nothing else
+# What some of them are compared with is heavy, and belongs to extras.
+test-slow: dev ## The tests that take minutes each, and nothing else
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,lm_eval,benchmarks]'
 	$(MAKE) test MARK="slow"
 
 # Triton in a folder of its own: beside the CPU build of torch nothing else needs its 270 MB. Its interpreter runs the

@@ -43,10 +43,12 @@ def units(quality: Quality, score: str) -> list[float] | None:
 
 
 def wilson(proportion: float, n: int) -> tuple[float, float]:
-    """95% interval of a proportion over n samples, after Wilson (1927)."""
+    """95% interval of a proportion over n samples, after Wilson (1927). It never leaves [0, 1], and is of use where all
+    answers are right."""
     center = (proportion + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
     half = _Z / (1 + _Z * _Z / n) * math.sqrt(proportion * (1 - proportion) / n + _Z * _Z / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
+    # Rounding would leave 1 - 1e-16 where the bound is 1.
+    return (0.0 if proportion == 0 else center - half, 1.0 if proportion == 1 else center + half)
 
 
 def bootstrap(values: Sequence[float], transform: Callable[[float], float] = float) -> tuple[float, float]:

@@ -60,8 +60,10 @@ class Benchmark(BaseModel):
     left_out: list[str] = []
 
 
+#: Of bench_tasks.py.
+OF_TASKS = ("overhead", "samples")
 #: What can be measured alone.
-PARTS = ("decode", "prefill", "peaks", "flat", "long", "quantized")
+PARTS = ("decode", "prefill", "peaks", "flat", "long", "quantized", *OF_TASKS)
 
 
 def run(
@@ -96,6 +98,11 @@ def run(
             rows += [_quantized(model, bits, context, pairs, say) for bits in (8, 4, 2)]
         elif "quantized" in only:
             left_out.append("int8, int4 and int2 against QuantizedCache: hqq is not installed (kvfrontier[peers])")
+        from kvfrontier.runners import bench_tasks
+
+        for part in OF_TASKS:
+            if part in only:
+                rows += getattr(bench_tasks, part)(pairs, say)
     return Benchmark(
         environment=environment.describe(device), context=context, threads=torch.get_num_threads(), rows=rows,
         left_out=left_out,

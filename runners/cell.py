@@ -89,7 +89,9 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
         context, batch = (0, batch) if search.of_context else (context, 1)
     else:
         made = tasks.make(config["task"])
-        task, read = {**made.parameters(), "version": made.version}, prompt or made.prompt_tokens(context)
+        task = {**made.parameters(), "version": made.version}
+        tokenizer = (lambda: models.tokenizer(config["model"])) if config.get("budget") else None
+        read = prompt or made.prompt_tokens(context, tokenizer)
     method, budget = _within_budget(config, _method_parameters(config["method"], refuse), read, refuse)
     return Cell(
         model=model_name(config["model"]),
@@ -182,7 +184,7 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
         check_model(loaded.model)
     for cell in (cell for cell in asking if not cell.workload):
         assert loaded is not None
-        _task(cell).check(loaded, cell.context)
+        _task(cell).check(loaded, cell.context, cell.seed)
         decode_tokens = cell.protocol["decode_tokens"]
         if decode_tokens >= cell.context:
             raise UsageError(

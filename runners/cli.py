@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[:1] == ["run"]:
             return _run(args[1:])
+        if args[:1] == ["lm-eval"]:
+            return _lm_eval(args[1:])
         options = _parser().parse_args(args)
         return options.serve(options)
     except ValueError as error:
@@ -80,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kvfrontier", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run cells and sweeps; takes Hydra's command line (kvfrontier run --help)")
+
+    commands.add_parser(
+        "lm-eval", help="lm-evaluation-harness, to which our models and methods are known (kvfrontier lm-eval --help)"
+    )
 
     show = commands.add_parser(
         "list",
@@ -363,6 +369,12 @@ def _run(args: list[str]) -> int:
             if value is not None:
                 os.environ[name] = value
     return 0
+
+
+def _lm_eval(args: Sequence[str]) -> int:
+    from kvfrontier.runners.harness import command
+
+    return command.run(args)
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -1,27 +1,22 @@
-"""95% intervals of a score: Wilson's for counts of right answers, the bootstrap for everything else."""
+"""95% intervals of a score, as its record has them: Wilson's for counts of right answers, the bootstrap for everything
+else, whose draws a record's seed decides. Where a report compares methods, all share one set of draws
+(analysis/stats.py)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
-_Z = 1.959963984540054  # 97.5% of the standard normal distribution lies below
+from kvfrontier.analysis import stats
 
 
-def wilson(successes: float, n: int, z: float = _Z) -> tuple[float, float]:
-    """Interval of a proportion, after Wilson (1927). It never leaves [0, 1], and is of use where all answers are right.
-
-    Raises ValueError unless 0 <= successes <= n and n >= 1.
-    """
+def wilson(successes: float, n: int) -> tuple[float, float]:
+    """Interval of a proportion, as the report has it. Raises ValueError unless 0 <= successes <= n and n >= 1."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} is no proportion")
-    p = successes / n
-    center = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Rounding would leave 1 - 1e-16 where the bound is 1.
-    return (0.0 if successes == 0 else center - half, 1.0 if successes == n else center + half)
+    return stats.wilson(successes / n, n)
 
 
 def bootstrap(
@@ -44,3 +39,10 @@ def bootstrap(
     tail = (1 - confidence) / 2
     low, high = (transform(q) for q in np.quantile(x[drawn].mean(axis=1), [tail, 1 - tail]))
     return float(min(low, high)), float(max(low, high))
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, Literal["wilson", "bootstrap"]]:
+    """Of the mean of `values`, one a sample: Wilson's where all are 0 or 1, else the bootstrap; and which it is."""
+    if all(value in (0, 1) for value in values):
+        return *wilson(sum(values), len(values)), "wilson"
+    return *bootstrap(values, seed=seed), "bootstrap"

@@ -27,6 +27,7 @@ from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.per_layer import PerLayer
 from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.bridge import Bridge, TokenCount, UnsupportedModel
+from kvfrontier.runners.decoding import Choose, greedy
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.rows import PerRow, Piece, Rows, left_pads, pack
 
@@ -450,10 +451,20 @@ class Session:
         return torch.cat(scores, 1)
 
     def generate(
-        self, max_new_tokens: int, stop_ids: Collection[int] = (), *, on_token: Callable[[Tensor], None] | None = None
+        self,
+        max_new_tokens: int,
+        stop_ids: Collection[int] = (),
+        *,
+        choose: Choose = greedy,
+        ended: Callable[[list[int]], bool] | None = None,
+        on_token: Callable[[Tensor], None] | None = None,
     ) -> list[list[int]]:
-        """Continue greedily from the last logits. Returns the new tokens of each row, up to its first stop token,
-        which is left out. All rows are fed until the last of them stops. `on_token` sees each [B, 1] token."""
+        """Continue from the last logits, with the tokens that `choose` gives (decoding.Sampling draws them). Returns
+        the new tokens of each row.
+
+        A row ends before its first stop token, or with the token after which `ended` says so of all its new ones
+        (decoding.StopStrings). All rows are fed until the last of them ends. `on_token` sees each [B, 1] token.
+        """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {max_new_tokens} asks for no token; give at least 1")
         if self.last_logits is None:
@@ -462,11 +473,12 @@ class Session:
         rows: list[list[int]] = [[] for _ in range(self._batch)]
         running = [True] * self._batch
         for _ in range(max_new_tokens):
-            token = self.last_logits.argmax(-1, keepdim=True)
+            token = choose(self.last_logits)
             for b, t in enumerate(token[:, 0].tolist()):
                 running[b] = running[b] and t not in stop_ids
                 if running[b]:
                     rows[b].append(t)
+                    running[b] = ended is None or not ended(rows[b])
             if not any(running):
                 break
             if on_token is not None:

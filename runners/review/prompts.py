@@ -18,7 +18,7 @@ from kvfrontier.runners.plan import words
 from kvfrontier.runners.progress import working
 from kvfrontier.runners.record import Cell, canonical_json, load_records
 from kvfrontier.runners.session import Session
-from kvfrontier.runners.tasks.answer import AnswerTask, rng
+from kvfrontier.runners.tasks.answer import AnswerTask
 from kvfrontier.runners.tasks.task import Prompt, States, sample_set
 from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
@@ -71,8 +71,9 @@ def parse(asked: Sequence[str]) -> Asked:
     )
 
 
-def recorded(asked: Asked, tokenizer: Any, paths: Sequence[Path]) -> Iterator[Answered]:
-    """What records hold of this sample, under the methods that were named or under all."""
+def recorded(asked: Asked, tokenizer: Any, paths: Sequence[Path], prompt: Prompt) -> Iterator[Answered]:
+    """What records hold of this sample, under the methods that were named or under all. A record of another number of
+    samples counts where it has the same one: where depths go over the samples, it has not."""
     cell, task = asked.cell, asked.task
     wanted = {canonical_json(c.asked) for c in asked.cells} if asked.methods_named else None
     for record in load_records(*paths):
@@ -83,6 +84,7 @@ def recorded(asked: Asked, tokenizer: Any, paths: Sequence[Path]) -> Iterator[An
             and _source(task, cell.seed, tokenizer) in quality.sample_set
             and (other.model, other.context, other.seed) == (cell.model, cell.context, cell.seed)
             and asked.sample < len(quality.samples)
+            and all(quality.samples[asked.sample].get(key) == fact for key, fact in prompt.facts.items())
         )
         if same and (wanted is None or canonical_json(other.asked) in wanted):
             where = f"record {record.id[:12]}, {other.dtype}, {record.environment.device_name}"
@@ -103,7 +105,7 @@ def run(asked: Asked) -> Iterator[Answered]:
         raise UsageError(f"--run: task {task.name} asks for no answer; kvfrontier run scores it")
     cells.check(asked.cells, asked.model)
     loaded = cells.load(asked.cell, asked.model)
-    sample = task.sample(loaded.tokenizer, asked.cell.context, asked.sample, rng(task, asked.cell.seed, asked.sample))
+    sample = task.drawn(loaded.tokenizer, asked.cell.context, asked.cell.seed, asked.sample)
     with working("answering") as say:
         for cell in asked.cells:
             say(cells.method_label(cell))
@@ -123,7 +125,7 @@ def show(asked: Sequence[str], paths: Sequence[Path], *, run_now: bool, as_json:
     if run_now:
         found = list(run(parsed))
     elif paths or parsed.methods_named:
-        found = list(recorded(parsed, tokenizer, paths or [Path("results")]))
+        found = list(recorded(parsed, tokenizer, paths or [Path("results")], prompt))
         if not found:
             raise UsageError(
                 f"no record in {', '.join(map(str, paths)) or 'results'} answers this sample under these methods; add "

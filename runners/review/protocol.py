@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,24 @@ def differences(a: Scored, b: Scored) -> dict[str, list[str]]:
     )
 
 
+def unknown(a: Scored, b: Scored) -> dict[str, list[str]]:
+    """For each of QUESTIONS, what one of the two does not say, as words say nothing of a machine: what nobody knows
+    forbids nothing, and allows nothing."""
+    setting = [field.name for field in fields(Setting) if field.name != "protocol"]
+    samples = ("n", "seed", "tokenizer", "data")
+    return dict(
+        zip(
+            QUESTIONS,
+            (
+                [],
+                [f"sample set {key}" for key in samples if not (key in a.samples and key in b.samples)],
+                [key for key in setting if not (key in a.setting and key in b.setting)],
+            ),
+            strict=True,
+        )
+    )
+
+
 def _of_task(a: Scored, b: Scored) -> list[str]:
     if a.task["name"] != b.task["name"]:
         return [f"task: {a.task['name']}, {b.task['name']}"]
@@ -217,15 +235,21 @@ def diff(a: str, b: str, *, as_json: bool) -> None:
     """Print, for scores of two sides, what they may be put together for, and why not. Raises UsageError."""
     compared = [(one, other, differences(one, other)) for one, other in pairs(read(a), read(b))]
     if as_json:
-        rows = [{"a": _name(one), "b": _name(other), **found} for one, other, found in compared]
+        rows = [
+            {"a": _name(one), "b": _name(other), **found, "unknown": unknown(one, other)}
+            for one, other, found in compared
+        ]
         print(json.dumps(rows))
         return
     for one, other, found in compared:
         print(f"{_name(one)} beside {_name(other)}")
+        open_ = unknown(one, other)
         for question, why in found.items():
-            print(f"  {question}: {'no' if why else 'yes'}")
+            print(f"  {question}: {'no' if why else 'not known' if open_[question] else 'yes'}")
             for line in why:
                 print(f"    {line}")
+            if not why and open_[question]:
+                print(f"    one side does not say: {', '.join(open_[question])}")
 
 
 def _name(one: Scored) -> str:
@@ -233,9 +257,12 @@ def _name(one: Scored) -> str:
 
 
 def _made(cell: Cell) -> tasks.Task | None:
-    """The task that a cell names; None where this kvfrontier has no such task, or not with these parameters."""
+    """The task that a cell names; None where this kvfrontier has no such task, or not with these parameters, or lacks
+    what says its rules."""
     try:
-        return tasks.make({k: v for k, v in cell.task.items() if k != "version"})
+        task = tasks.make({k: v for k, v in cell.task.items() if k != "version"})
+        task.hash()
+        return task
     except UsageError:
         return None
 

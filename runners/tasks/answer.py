@@ -9,15 +9,17 @@ import random
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from kvfrontier.runners.decoding import Sampling, StopStrings
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, Tokenizer
 from kvfrontier.runners.tasks.tokens import chat_halves, encode, encode_inside, opening_ids, stop_ids
 
 if TYPE_CHECKING:
@@ -30,12 +32,14 @@ CompressAt = Literal["context", "prompt"]
 @dataclass(frozen=True)
 class Sample:
     """One question. `context` and `question` are token ids; the prompt is the one after the other, wherever the
-    method compresses. `targets` are the right answers, and `facts` is kept in the record."""
+    method compresses. `targets` are the right answers, `facts` is kept in the record, and `number` counts samples from
+    0."""
 
     context: list[int]
     question: list[int]
     targets: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def ids(self) -> list[int]:
@@ -48,11 +52,14 @@ class AnswerTask(Task):
     compress_at    "context": the context is prefilled and sealed, then the question decoded. "prompt": the question
                    is prefilled too, so that a method which looks at queries sees it (query-aware)
     chat_template  the model's own chat template around the prompt, or none
+    sampling       temperature, top_k, top_p and a seed of its own to answer by; null: greedily
     """
 
     samples: int = 8
     compress_at: CompressAt = "context"
     chat_template: bool = True
+    # Keywords alone, so that the parameters of each task keep their places.
+    sampling: Sampling | None = field(default=None, kw_only=True)
 
     primary: ClassVar[str] = "accuracy"
     chance: ClassVar[float | None] = 0.0
@@ -69,11 +76,16 @@ class AnswerTask(Task):
         return ("eos", "newline")
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end an answer, and are no part of it."""
+        return ()
+
+    @property
     @abstractmethod
     def answer_tokens(self) -> int:
         """How many tokens may be generated; part of the context."""
 
-    def prompt_tokens(self, context: int) -> int:
+    def prompt_tokens(self, context: int, tokenizer: Tokenizer | None = None) -> int:
         return context - self.answer_tokens
 
     @abstractmethod
@@ -124,7 +136,11 @@ class AnswerTask(Task):
         """A sample's result up to what was generated, and the grade of that; what follows it is an earlier one."""
         keys = list(result)
         known = {key: result[key] for key in keys[: keys.index(self.said) + 1]}
-        return known | self.grade(known[self.said], tuple(known["targets"]))
+        return known | self.judge(known[self.said], tuple(known["targets"]), known)
+
+    def judge(self, text: Any, targets: tuple[Any, ...], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The grade of what was generated, where scoring needs to know more of a sample than its right answers."""
+        return self.grade(text, targets)
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         """Scores over the graded samples, by name."""
@@ -134,38 +150,57 @@ class AnswerTask(Task):
         self, session: Session, sample: Sample, tokenizer: Any, chunk: int | None, states: States
     ) -> dict[str, Any]:
         """Ask a session that has seen nothing; what it answered, and how well. `states` is told what was held."""
-        stops = stop_ids(tokenizer, self.stop)
         read(session, sample, self.compress_at, chunk)
         states.sealed(session)
-        generated = answer(session, sample, self.compress_at, self.answer_tokens, stops)
+        if self.compress_at == "context":
+            session.decode(row(sample.question, session))
+        text = self.generate(session, tokenizer, sample.number)
         states.scored(session)
-        text = tokenizer.decode(generated, skip_special_tokens=True)
-        return {"generation": text, **self.grade(text, sample.targets)}
+        return {"generation": text, **self.judge(text, sample.targets, sample.facts)}
+
+    def generate(self, session: Session, tokenizer: Any, number: int) -> str:
+        """What a session of one row, that has read a prompt, answers to sample `number`."""
+        how: dict[str, Any] = {"choose": self.sampling.start([number])} if self.sampling else {}
+        strings = StopStrings(tokenizer, self.stop_strings)
+        if strings.strings:
+            how["ended"] = strings
+        (generated,) = session.generate(self.answer_tokens, stop_ids=stop_ids(tokenizer, self.stop), **how)
+        return strings.before(generated)
 
     def draw(self, tokenizer: Any, context: int, seed: int) -> list[Sample]:
         """All samples at one context. Sample i is the same whatever was drawn before it."""
-        return [self.sample(tokenizer, context, i, rng(self, seed, i)) for i in range(self.samples)]
+        return [self.drawn(tokenizer, context, seed, i) for i in range(self.samples)]
+
+    def drawn(self, tokenizer: Any, context: int, seed: int, index: int) -> Sample:
+        """Sample `index`, as `seed` draws it."""
+        return replace(self.sample(tokenizer, context, index, rng(self, seed, index)), number=index)
 
     def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
         if index >= self.samples:
             raise UsageError(f"sample={index}: there are {self.samples}, counted from 0; raise task.samples")
-        sample = self.sample(tokenizer, context, index, rng(self, seed, index))
+        sample = self.drawn(tokenizer, context, seed, index)
         return Prompt(self.pieces(sample), {**sample.facts, "targets": list(sample.targets)}, self.answer_tokens)
 
     def pieces(self, sample: Sample) -> dict[str, list[int]]:
         """What a sample gives to the model, by name and in order."""
         return {"context": sample.context, "question": sample.question}
 
-    def check(self, loaded: LoadedModel, context: int) -> None:
-        super().check(loaded, context)
-        self.sample(loaded.tokenizer, context, 0, random.Random(0))
+    def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
+        super().check(loaded, context, seed)
+        _check_samples(self, loaded.tokenizer, context, seed)
+
+    def parameters(self) -> dict[str, Any]:
+        # Greedy decoding is what there was before this could be chosen, and goes without saying.
+        return {k: v for k, v in super().parameters().items() if k != "sampling" or v is not None}
 
     def rules(self) -> dict[str, Any]:
+        strings = {"stop_strings": list(self.stop_strings)} if self.stop_strings else {}
         return {
             "metric": "exact match without punctuation around it; of several answers, all of them are named",
             "truncation": "none: the filler is chosen to fit",
             "stop": [*self.stop, self.answer_tokens],
             "compress_at": self.compress_at,
+            **strings,
         }
 
     @torch.no_grad()
@@ -181,7 +216,7 @@ class AnswerTask(Task):
         progress: Progress = lambda _: None,
     ) -> Quality:
         tokenizer = loaded.tokenizer
-        self.check(loaded, context)
+        self.check(loaded, context, seed)
         results: list[dict[str, Any]] = []
         states = States()
         with open_session() as session:
@@ -202,6 +237,18 @@ class AnswerTask(Task):
         )
 
 
+#: Up to this many tokens all samples are made before a sweep begins; of longer ones, whose fixed parts are a small
+#: share, the first alone.
+_CHECKED_TOKENS = 8192
+
+
+@lru_cache(maxsize=256)
+def _check_samples(task: AnswerTask, tokenizer: Any, context: int, seed: int) -> None:
+    """Raise UsageError where a context cannot hold a sample. Every method of a sweep asks the same again."""
+    for i in range(task.samples if context <= _CHECKED_TOKENS else 1):
+        task.drawn(tokenizer, context, seed, i)
+
+
 def rng(task: Task, seed: int, index: int) -> random.Random:
     """What draws sample `index` of a task."""
     return random.Random(f"{task.name} {task.version} {seed} {index}")
@@ -210,15 +257,6 @@ def rng(task: Task, seed: int, index: int) -> random.Random:
 def read(session: Session, sample: Sample, compress_at: CompressAt, chunk: int | None) -> None:
     """Let a session that has seen nothing read and seal what is compressed: the context, or the whole prompt."""
     session.prefill(row(sample.ids if compress_at == "prompt" else sample.context, session), chunk=chunk)
-
-
-def answer(
-    session: Session, sample: Sample, compress_at: CompressAt, max_new_tokens: int, stops: tuple[int, ...]
-) -> list[int]:
-    """Token ids that a session which has done `read` answers with, greedily, up to the first of `stops`."""
-    if compress_at == "context":
-        session.decode(row(sample.question, session))
-    return session.generate(max_new_tokens, stop_ids=stops)[0]
 
 
 def row(ids: list[int], session: Session) -> torch.Tensor:

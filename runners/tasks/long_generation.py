@@ -18,7 +18,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import Quality
 from kvfrontier.runners.tasks.passages import passage
 from kvfrontier.runners.tasks.perplexity import losses, scores, summary
-from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task
+from kvfrontier.runners.tasks.task import OpenSession, Progress, States, Task, Tokenizer
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -51,11 +51,11 @@ class LongGeneration(Task):
         if self.block < 1 or self.new_tokens < _NOTES or self.new_tokens % self.block or self.new_tokens % _NOTES:
             raise ValueError(f"new_tokens={self.new_tokens} is not a multiple of block={self.block} and of {_NOTES}")
 
-    def prompt_tokens(self, context: int) -> int:
+    def prompt_tokens(self, context: int, tokenizer: Tokenizer | None = None) -> int:
         return context - self.new_tokens
 
-    def check(self, loaded: LoadedModel, context: int) -> None:
-        super().check(loaded, context)
+    def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
+        super().check(loaded, context, seed)
         if context <= self.new_tokens:
             raise UsageError(
                 f"context {context} leaves no prompt before the {self.new_tokens} tokens that are written; raise "
@@ -83,7 +83,7 @@ class LongGeneration(Task):
         chunk: int | None = None,
         progress: Progress = lambda _: None,
     ) -> Quality:
-        self.check(loaded, context)
+        self.check(loaded, context, seed)
         states = States()
         results: list[dict[str, Any]] = []
         prompt = self.prompt_tokens(context)

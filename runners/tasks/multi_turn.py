@@ -13,11 +13,11 @@ from kvfrontier.runners.tasks.answer import AnswerTask, Sample, grade, read, row
 from kvfrontier.runners.tasks.haystack import fill
 from kvfrontier.runners.tasks.haystack import revision as haystack_revision
 from kvfrontier.runners.tasks.needle import ADJECTIVES, NEEDLE, NOUNS, ONE, SEVERAL, hide, keys_and_numbers
-from kvfrontier.runners.tasks.tokens import chat_turn, encode_inside, stop_ids
+from kvfrontier.runners.tasks.tokens import chat_turn, encode_inside
 
 if TYPE_CHECKING:
     from kvfrontier.runners.session import Session
-    from kvfrontier.runners.tasks.task import States
+    from kvfrontier.runners.tasks.task import States, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,20 @@ class MultiTurn(AnswerTask):
     def answer_tokens(self) -> int:
         return 12  # seven digits, at worst a token each, a full stop and a line's end
 
+    def prompt_tokens(self, context: int, tokenizer: Tokenizer | None = None) -> int:
+        """Without the later turns, of which no sample has longer ones; a budget so holds for the prompt of each."""
+        if tokenizer is None:
+            return super().prompt_tokens(context)
+        made = tokenizer()
+        questions, answers = (
+            max(map(len, pieces))
+            for pieces in (
+                encode_inside(made, [self._between(made, f"{a} {n}") for a in ADJECTIVES for n in NOUNS]),
+                encode_inside(made, [f" {digit * 7}." for digit in "0123456789"]),
+            )
+        )
+        return super().prompt_tokens(context) - (self.turns - 1) * (questions + answers)
+
     def data(self) -> str:
         return haystack_revision(self.haystack)
 
@@ -69,14 +83,9 @@ class MultiTurn(AnswerTask):
         keys, numbers = keys_and_numbers(rng, self.turns, self.turns)
         pairs = list(zip(keys, numbers, strict=True))
         needles = encode_inside(tokenizer, [NEEDLE.format(key=key, value=value) for key, value in pairs])
-        questions = [ONE["question"].format(keys=key).strip() for key in keys]
-        begun = [ONE["answer"].format(keys=key) for key in keys]
-
-        head, first = self.frame(tokenizer, SEVERAL["introduction"], "\n" + questions[0], begun[0], bare_break="\n")
-        between = [
-            (chat_turn(tokenizer, question) if self.chat_template else f"\n{question}\n") + answer
-            for question, answer in zip(questions[1:], begun[1:], strict=True)
-        ]
+        question, begun = (ONE[part].format(keys=keys[0]) for part in ("question", "answer"))
+        head, first = self.frame(tokenizer, SEVERAL["introduction"], "\n" + question.strip(), begun, bare_break="\n")
+        between = [self._between(tokenizer, key) for key in keys[1:]]
         later, answers = encode_inside(tokenizer, between), encode_inside(tokenizer, [f" {n}." for n in numbers])
         # The last answer is generated, and not given.
         room = self.room(context, head, first, *needles, *later, *answers[:-1])
@@ -90,11 +99,16 @@ class MultiTurn(AnswerTask):
             answers=tuple(answers),
         )
 
+    def _between(self, tokenizer: Any, key: str) -> str:
+        """What leads from one answer to the next, which is about `key`."""
+        question, begun = (ONE[part].format(keys=key) for part in ("question", "answer"))
+        question = question.strip()
+        return (chat_turn(tokenizer, question) if self.chat_template else f"\n{question}\n") + begun
+
     def ask(
         self, session: Session, sample: Sample, tokenizer: Any, chunk: int | None, states: States
     ) -> dict[str, Any]:
         assert isinstance(sample, Conversation)
-        stops = stop_ids(tokenizer, self.stop)
         read(session, sample, self.compress_at, chunk)
         states.sealed(session)
         said: list[str] = []
@@ -103,8 +117,7 @@ class MultiTurn(AnswerTask):
                 session.decode(row(sample.answers[turn - 1] + question, session))
             elif self.compress_at == "context":
                 session.decode(row(question, session))
-            generated = session.fork().generate(self.answer_tokens, stop_ids=stops)[0]
-            said.append(tokenizer.decode(generated, skip_special_tokens=True))
+            said.append(self.generate(session.fork(), tokenizer, sample.number * self.turns + turn))
         states.scored(session)
         return {self.said: said, **self.grade(said, sample.targets)}
 

@@ -27,7 +27,7 @@ from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
-from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task
+from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, Tokenizer
 
 if TYPE_CHECKING:
     from kvfrontier.runners.models import LoadedModel
@@ -63,15 +63,15 @@ class Perplexity(Task):
         if self.block < 1 or self.scored < 1 or self.scored % self.block:
             raise ValueError(f"scored={self.scored} is not a multiple of block={self.block}")
 
-    def check(self, loaded: LoadedModel, context: int) -> None:
-        super().check(loaded, context)
+    def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
+        super().check(loaded, context, seed)
         if context <= self.scored:
             raise UsageError(
                 f"context {context} leaves nothing before the {self.scored} tokens that are scored; "
                 "raise context or lower task.scored"
             )
 
-    def prompt_tokens(self, context: int) -> int:
+    def prompt_tokens(self, context: int, tokenizer: Tokenizer | None = None) -> int:
         return context - self.scored
 
     def prompt(self, tokenizer: Any, context: int, seed: int, index: int) -> Prompt:
@@ -104,7 +104,7 @@ class Perplexity(Task):
         chunk: int | None = None,
         progress: Progress = lambda _: None,
     ) -> Quality:
-        self.check(loaded, context)
+        self.check(loaded, context, seed)
         results: list[dict[str, Any]] = []
         states = States()
         wanted = [(text, i) for text in self.texts for i in range(self.passages)]
@@ -247,10 +247,19 @@ class RecentTensors:
             self._held.popitem(last=False)
         return tensor
 
+    def clear(self) -> None:
+        """Drop all."""
+        self._held.clear()
+
 
 #: What dense attention says to a passage is asked again by every method of a sweep. Two passages at three contexts
 #: of a 49k vocabulary take 300 MB; larger vocabularies are recomputed rather than held.
 _DENSE = RecentTensors(limit=512 * 2**20)
+
+
+def forget_references() -> None:
+    """Let go of what dense attention said, as a new process begins."""
+    _DENSE.clear()
 
 
 def dense_log_probabilities(open_dense: OpenSession, loaded: LoadedModel, sample: Passage, chunk: int | None) -> Tensor:

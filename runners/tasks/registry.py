@@ -49,7 +49,7 @@ def describe(name: str) -> dict[str, Any]:
         "summary": cls.summary,
         "version": cls.version,
         "primary": cls.primary,
-        "parameters": {k: v for k, v in task.parameters().items() if k != "name"},
+        "parameters": {f.name: None for f in fields(cls)} | {k: v for k, v in task.parameters().items() if k != "name"},
         "hash": task.hash(),
     }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OpenSession = Callable[[], "Session"]
 Progress = Callable[[str], None]
+Tokenizer = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,15 @@ class Task(ABC):
         the prefill's chunk in tokens, or None for one shot. Raises UsageError where the context cannot hold the task.
         """
 
-    def check(self, loaded: LoadedModel, context: int) -> None:
+    def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
         """Raise UsageError where the context cannot hold the task, or the model the context. Asked for every cell
         before a sweep begins, so it is cheap."""
         check_context(context, loaded)
 
     @abstractmethod
-    def prompt_tokens(self, context: int) -> int:
-        """Of `context`, the tokens that are prompt: what a budget is a budget for."""
+    def prompt_tokens(self, context: int, tokenizer: Tokenizer | None = None) -> int:
+        """Of `context`, the tokens that are prompt: what a budget is a budget for. `tokenizer` gives the model's, where
+        that has a say; without it no more is taken off than what is generated."""
 
     def quality(
         self,

@@ -8,8 +8,12 @@ from pkgutil import walk_packages
 
 import pytest
 
-#: Backends that are imported only where their extra is installed.
-OPTIONAL = {"kvfrontier.methods.attend.flash_attn", "kvfrontier.methods.attend.xformers"}
+#: What is imported only where their extra is installed.
+OPTIONAL = {
+    "kvfrontier.methods.attend.flash_attn",
+    "kvfrontier.methods.attend.xformers",
+    "kvfrontier.runners.harness.model",
+}
 
 
 @pytest.mark.parametrize("folder", ["kvfrontier.analysis", "kvfrontier.methods", "kvfrontier.runners"])

@@ -73,8 +73,8 @@ class DocumentQA(RulerTask):
     def data(self) -> str:
         return self.corpus().revision
 
-    def check(self, loaded: LoadedModel, context: int) -> None:
-        super().check(loaded, context)
+    def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
+        super().check(loaded, context, seed)
         there = len(self.corpus().questions)
         if self.samples > there:
             raise UsageError(f"task.samples={self.samples}: {self.name} has {there} questions; lower it")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from kvfrontier.runners.intervals import bootstrap, wilson
+from kvfrontier.runners.intervals import interval
 from kvfrontier.runners.record import Score
 from kvfrontier.runners.tasks.answer import AnswerTask
 
@@ -47,9 +47,5 @@ class RulerTask(AnswerTask):
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         recalls = [r["recall"] for r in results]
-        n = len(recalls)
-        if all(recall in (0, 1) for recall in recalls):
-            (low, high), interval = wilson(int(sum(recalls)), n), "wilson"
-        else:
-            (low, high), interval = bootstrap(recalls, seed=seed), "bootstrap"
-        return {"recall": Score(value=sum(recalls) / n, n=n, low=low, high=high, interval=interval)}
+        low, high, kind = interval(recalls, seed)
+        return {"recall": Score(value=sum(recalls) / len(recalls), n=len(recalls), low=low, high=high, interval=kind)}

@@ -85,7 +85,8 @@ def test_perplexity_shows_the_passage_and_the_tokens_that_are_scored(kvfrontier,
 
 def test_what_came_back_is_the_record_s_and_a_run_s(kvfrontier, tmp_path):
     words = ("task=needle", "task.samples=2")
-    assert kvfrontier("run", *CELL, *QUICK, *words, "method=dense,window", f"results={tmp_path}").code == 0
+    run = ["run", *CELL, *QUICK, *words, "worker.isolate=false"]
+    assert kvfrontier(*run, "method=dense,window", f"results={tmp_path}").code == 0
     wanted = {r.info.label: r.quality.samples[1]["generation"] for r in load_records(tmp_path)}
     assert len(wanted) == 2
     recorded = kvfrontier("show-prompt", *CELL, *words, "sample=1", "--records", str(tmp_path), "--json").json[
@@ -102,14 +103,16 @@ def test_what_came_back_is_the_record_s_and_a_run_s(kvfrontier, tmp_path):
 
 def test_another_seed_task_or_method_has_no_record(kvfrontier, record_of, tmp_path):
     task = Needle(samples=1)
-    tokenizer = tokenizer_hash(models.tokenizer({"kind": "tiny"}))
-    samples = f"n=1 seed=0 tokenizer={tokenizer} data={task.data()}"
+    tokenizer = models.tokenizer({"kind": "tiny"})
+    samples = f"n=1 seed=0 tokenizer={tokenizer_hash(tokenizer)} data={task.data()}"
+    facts = task.prompt(tokenizer, 1024, 0, 0).facts
     words = ("model=tiny", "context=1024", "task=needle", "task.samples=1", "method=dense")
-    record = record_of(task, [{"generation": "1", "targets": ["2"]}], sample_set=samples)
+    record = record_of(task, [{**facts, "generation": "1"}], sample_set=samples)
     model = kvfrontier("show-prompt", *words[:-1], "--json").json["model"]
     append(tmp_path / "a.jsonl", record.model_copy(update={"cell": record.cell.model_copy(update={"model": model})}))
     assert kvfrontier("show-prompt", *words, "--records", str(tmp_path)).code == 0
-    for other in ("seed=1", "task.keys=2", "method=window", "context=900"):
+    # Of two samples the first needle is at the beginning, and of one in the middle.
+    for other in ("seed=1", "task.keys=2", "method=window", "context=900", "task.samples=2"):
         asked = [w for w in words if w.partition("=")[0] != other.partition("=")[0]]
         said = kvfrontier("show-prompt", *asked, other, "--records", str(tmp_path))
         assert said.code == 2, other

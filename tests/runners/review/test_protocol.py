@@ -141,11 +141,21 @@ def test_the_command_takes_files_and_words(needle, kvfrontier, tmp_path):
     assert row[COLUMN] == ["task.compress_at: context, prompt"]
     text = kvfrontier("protocol", "diff", str(tmp_path), words).out
     assert "one column: no\n    task.compress_at: context, prompt" in text
+    # Words say nothing of a machine.
+    assert row["unknown"][COLUMN] == row["unknown"][PAIRS] == []
+    assert {"device", "threads", "torch"} <= set(row["unknown"][SIDE])
+    text = kvfrontier("protocol", "diff", words, words).out
+    assert f"{COLUMN}: yes\n  {PAIRS}: yes\n  {SIDE}: not known\n    one side does not say: revision, device" in text
     (shown,) = kvfrontier("protocol", "show", *words.split(), "--json").json
     assert shown["task_hash"] == Needle(compress_at="prompt").hash()
     assert shown["rules"] == Needle(compress_at="prompt").rules()
     assert set(shown["samples"]) == {"n", "seed", "tokenizer", "data"}
     assert Needle().hash() in kvfrontier("protocol", "show", str(tmp_path)).out
+
+
+def test_records_know_everything_of_each_other(needle):
+    a, b = of_record(needle(), "a"), of_record(needle(), "b")
+    assert protocol.unknown(a, b) == {question: [] for question in QUESTIONS}
 
 
 def test_sides_that_cannot_be_read_are_bad_usage(kvfrontier, tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +197,75 @@ class StockSession:
 @pytest.fixture
 def stock() -> type[StockSession]:
     return StockSession
+
+
+# Files of published benchmarks, small and made on the spot, with the fields of the real ones.
+
+
+def _longbench(i: int, **fields: Any) -> dict[str, Any]:
+    text = f"{TEXT[: 400 * (i + 1)]} Number {i} is {i} apples."
+    about = {"dataset": "made", "language": "en", "all_classes": None, "_id": str(i), "length": len(text.split())}
+    return {"input": f"What is number {i}?", "context": text, "answers": [f"{i} apples"], **about, **fields}
+
+
+def _choices(i: int) -> dict[str, Any]:
+    choices = {f"choice_{letter}": f"{letter} of {i} " for letter in "ABCD"}
+    length = ("short", "medium", "long")[i % 3]
+    about = {"_id": str(i), "domain": "made", "sub_domain": "made", "difficulty": "hard", "length": length}
+    return {**about, "question": f" Which, {i}? ", **choices, "answer": "ABCD"[i % 4], "context": TEXT[:900]}
+
+
+def _infinite(i: int, **fields: Any) -> dict[str, Any]:
+    row = {"id": i, "context": f"{TEXT[:800]} {i}", "input": f"What is the key of {i}?", "answer": [str(i)]}
+    return {**row, "options": [], **fields}
+
+
+_OPTIONS = ["red", "green", "blue", "white"]
+_LARGEST = "You should answer with one number. The largest number of the list is"
+BENCHMARKS: dict[str, Any] = {
+    "qasper.jsonl": [_longbench(i) for i in range(6)],
+    "trec.jsonl": [_longbench(i, all_classes=["Date", "Other date", "Place"], answers=["Date"]) for i in range(6)],
+    "data.json": [_choices(i) for i in range(12)],
+    "passkey.jsonl": [_infinite(i) for i in range(6)],
+    "longbook_choice_eng.jsonl": [_infinite(i, options=_OPTIONS, answer=["blue"]) for i in range(6)],
+    "code_run.jsonl": [_infinite(i, input=f"Return the value of func_{i}(-{i}).", answer=i) for i in range(6)],
+    "math_find.jsonl": [_infinite(i, input=_LARGEST, answer=9) for i in range(6)],
+    "math_calc.jsonl": [_infinite(i, context="1 + 2 - 4", answer=[1, 3, -1]) for i in range(6)],
+    "test_k1800_dep6.jsonl": [
+        {"context": json.dumps({f"k{j}": f"v{j}" for j in range(20)}), "question": f"k{i}", "answer": f"v{i}",
+         "demos": [[f"k{j}", f"v{j}"] for j in (7, 8, 9)], "num_kvs": 20}
+        for i in range(6)
+    ],
+    "niah_multivalue/validation_131072.jsonl": [
+        {"context": TEXT[:700], "query": "odd engine", "type_needle_v": "numbers", "outputs": ["12", "34"]}
+        for _ in range(6)
+    ],
+    "needle_set.json": [
+        {
+            "id": "0001", "reasoning_type": "made", "system_prompt": "",
+            "task_template": "A snippet:\n\n{haystack}\n\nQuestion: {question}",
+            "needle": "In truth, {CHAR} lives beside {1}.",
+            "questions": {"onehop": "Who has been in {2}?", "twohop": "Who has been in {3}?"},
+            "character_set": ["Yuki", "Stuart", "Megan"],
+            "tests": {
+                "T01": {"input_args": ["the opera", "Dresden", "Saxony"]},
+                "T02": {"input_args": ["the tower", "Paris", "France"]},
+            },
+        }
+    ],
+    **{f"rand_book_{n}.txt": TEXT.replace(". ", ".\n") for n in range(1, 6)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def benchmark_data(tmp_path_factory) -> Path:
+    """A folder with them."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for name, content in BENCHMARKS.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(content, list):
+            lines = name.endswith(".jsonl")
+            content = "".join(f"{json.dumps(row)}\n" for row in content) if lines else json.dumps(content)
+        path.write_text(content, encoding="utf-8")
+    return folder

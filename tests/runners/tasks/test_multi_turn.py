@@ -50,6 +50,14 @@ def test_a_conversation_fills_the_context_and_asks_for_another_number_each_turn(
         assert [tokenizer.decode(ids).strip() for ids in sample.answers] == [f"{number}." for number in sample.targets]
 
 
+def test_a_budget_s_prompt_leaves_the_later_turns_out(tokenizer):
+    prompt = TASK.prompt_tokens(2000, lambda: tokenizer)
+    # Keys are words of several lengths: no sample's prompt is shorter, and none much longer.
+    for sample in draw(TASK, tokenizer, 2000, seed=0):
+        assert prompt <= len(sample.ids) <= prompt + 24
+    assert TASK.prompt_tokens(2000) == 2000 - TASK.answer_tokens > prompt + 24
+
+
 def test_every_turn_is_answered_after_the_true_conversation_before_it(tiny):
     """Dense attention generates what a plain model does that reads the conversation so far in one call."""
     quality = run(TASK, tiny, Dense())
