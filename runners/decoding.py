@@ -1,7 +1,9 @@
 """How the next token is chosen where it is not the most likely one, and which texts end an answer.
 
     session.generate(64, choose=Sampling(temperature=0.8, top_p=0.95, seed=1).start(range(batch)))
-session.generate(64, ended=StopStrings(tokenizer, ("\n\n", "Question:")))
+    session.generate(64, ended=StopStrings(tokenizer, ("Question:",)))
+
+A session by itself is greedy, and ends at no text.
 """
 
 from __future__ import annotations
