@@ -30,7 +30,26 @@ class Look:
         """Of the marker in points, so that all look equally large."""
         return _SIZES.get(self.marker, 7.2)
 
+    @property
+    def path(self) -> str:
+        """The marker as an SVG path about (0, 0), 12 wide."""
+        return _PATHS[self.marker]
 
+
+#: The markers as paths in a box of -6..6, for pages: straight lines, and for "o" an arc.
+_PATHS = {
+    "o": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z",
+    "s": "M-4.2 -4.2H4.2V4.2H-4.2Z",
+    "D": "M0 -5.4L5.4 0L0 5.4L-5.4 0Z",
+    "^": "M0 -5L5 4.4H-5Z",
+    "v": "M0 5L5 -4.4H-5Z",
+    "P": "M-1.8 -5H1.8V-1.8H5V1.8H1.8V5H-1.8V1.8H-5V-1.8H-1.8Z",
+    "X": "M-2.5 -5L0 -2.5L2.5 -5L5 -2.5L2.5 0L5 2.5L2.5 5L0 2.5L-2.5 5L-5 2.5L-2.5 0L-5 -2.5Z",
+    "p": "M0 -5L4.8 -1.5L2.9 4H-2.9L-4.8 -1.5Z",
+    "h": "M0 -5L4.3 -2.5V2.5L0 5L-4.3 2.5V-2.5Z",
+    "*": "M0 -5.6L1.4 -1.9L5.3 -1.7L2.2 0.7L3.3 4.5L0 2.3L-3.3 4.5L-2.2 0.7L-5.3 -1.7L-1.4 -1.9Z",
+    "8": "M-2 -5H2L5 -2V2L2 5H-2L-5 2V-2Z",
+}
 _SIZES = {"D": 6.2, "*": 11.5, "P": 8.4, "X": 8.0, "p": 8.2, "h": 8.0}
 
 LOOKS = {

@@ -88,7 +88,7 @@ def draw(trace: Trace) -> Drawing:
     _axes(axes, trace, weights, floor, cut)
     _annotate(axes, trace, weights, floor)
     _head(figure, trace)
-    return Drawing(figure, words(trace), {})
+    return Drawing(figure, words(trace))
 
 
 def _stack(axes: Axes, trace: Trace, shown: Sequence[str], floor: float) -> None:

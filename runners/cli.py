@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 
+from kvfrontier.runners import cli_page
 from kvfrontier.runners.errors import UsageError
 
 DESCRIPTION = """\
@@ -25,7 +26,8 @@ What long context costs, and what each way of paying less loses.
   kvfrontier allocate requests=sharegpt memory=12GiB     how a server hands the cache's memory out: what is wasted
   kvfrontier trace method=snapkv context=2048 -o trace   what memory holds, step by step
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
-  kvfrontier report results/ -o report                   tables, figures and a page from records
+  kvfrontier report results/ -o site                     tables, figures and a page from records
+  kvfrontier figure frontier --format pdf                one figure of it; kvfrontier table: one table
   kvfrontier rescore results/                            stored answers, scored again without a model
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
@@ -206,24 +208,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="JSON instead of a table")
     check.set_defaults(serve=_check)
 
-    report = commands.add_parser(
-        "report",
-        help="tables, figures and a page from records",
-        description=dedent("""\
-            Writes leaderboard.md, leaderboard.csv, frontier.png and report.html from record files, or folders of them.
-
-              kvfrontier report results/ -o report
-              kvfrontier report a100/*.jsonl laptop/ -o both
-            """),
-        formatter_class=raw,
-    )
-    report.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a .jsonl file, or a folder that holds some"
-    )
-    report.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    report.add_argument("--json", action="store_true", help="print what was written as JSON")
-    report.set_defaults(serve=_report)
-
     again = commands.add_parser(
         "rescore",
         help="score stored answers again, without a model",
@@ -321,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)
+    cli_page.add(commands)
     return parser
 
 
@@ -422,22 +407,6 @@ def _check(options: argparse.Namespace) -> int:
     from kvfrontier.runners import check
 
     return 0 if check.show(options.target, options.settings, options.json) else 1
-
-
-def _report(options: argparse.Namespace) -> int:
-    import json
-
-    from kvfrontier.analysis.report import write_report
-    from kvfrontier.runners.record import check_writable, load_records
-
-    records = load_records(*options.paths)
-    if not records:
-        raise UsageError(
-            f"there are no records in {', '.join(map(str, options.paths))}; make some with: kvfrontier run"
-        )
-    written = write_report(records, check_writable(options.output, "-o DIR"), source=" ".join(map(str, options.paths)))
-    print(json.dumps([str(path) for path in written]) if options.json else "\n".join(map(str, written)))
-    return 0
 
 
 def _rescore(options: argparse.Namespace) -> int:

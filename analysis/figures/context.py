@@ -16,7 +16,7 @@ from kvfrontier.analysis.rows import Board, Row
 Series = Sequence[tuple[Row, tuple[float, float, float]]]
 
 
-def decode_time(board: Board, *, page: bool = False) -> Drawing:
+def decode_time(board: Board) -> Drawing:
     """Median time of one decoded token against context, with quartiles."""
 
     def value(row: Row) -> tuple[float, float, float] | None:
@@ -32,11 +32,10 @@ def decode_time(board: Board, *, page: bool = False) -> Drawing:
         note="Medians; bars: quartiles",
         words=lambda v: f"{v:.4g} ms a token",
         bytes_=False,
-        page=page,
     )
 
 
-def state_bytes(board: Board, *, page: bool = False) -> Drawing:
+def state_bytes(board: Board) -> Drawing:
     """Live bytes of the state after decoding, against context."""
 
     def value(row: Row) -> tuple[float, float, float] | None:
@@ -50,7 +49,6 @@ def state_bytes(board: Board, *, page: bool = False) -> Drawing:
         note="Payload and slack of the whole state, exact",
         words=lambda v: st.size(v),
         bytes_=True,
-        page=page,
     )
 
 
@@ -63,7 +61,6 @@ def _lines(
     note: str,
     words: Callable[[float], str],
     bytes_: bool,
-    page: bool,
 ) -> Drawing:
     series: dict[str, Series] = {}
     for method in board.methods:
@@ -72,15 +69,15 @@ def _lines(
             series[method] = found
     apart, above = _apart(series)
     rows = [found[0][0] for found in series.values()]
-    width, side = (5.3, 1.42) if page else (8.2, 1.6)
+    width, side = 8.2, 1.6
     hollow = any(_hollow(row) for row in rows)
     head = Head.of(width, title, rows, hollow="needs training or simulated" if hollow else "")
     foot = Foot.of(width, board, note, mark_words(rows))
-    height = 4.7 if page else 4.9 + head.height + foot.height
+    height = 4.9 + head.height + foot.height
     figure = st.figure(width, height)
     left, right = 0.74 / width, 1 - side / width
-    bottom = 0.52 / height if page else (0.5 + foot.height) / height
-    top = 1 - (0.12 if page else head.height + 0.05) / height
+    bottom = (0.5 + foot.height) / height
+    top = 1 - (head.height + 0.05) / height
     strip = 0.17 * (top - bottom) if apart else 0.0
     gap = 0.045 if apart else 0.0
     main = (
@@ -92,12 +89,11 @@ def _lines(
     boxes = [(main, [m for m in series if m not in apart])]
     if apart:
         boxes.append(((left, top - strip if above else bottom, right - left, strip), apart))
-    tips: dict[str, str] = {}
     lowest = min(box[1] for box, _ in boxes)
     contexts = sorted({row.context for found in series.values() for row, _ in found})
     for box, methods in boxes:
         axes = figure.add_axes(box)
-        _draw_lines(axes, [series[m] for m in methods], contexts, words, tips, bytes_=bytes_, few=box is not main)
+        _draw_lines(axes, [series[m] for m in methods], contexts, bytes_=bytes_, few=box is not main)
         axes.spines["bottom"].set_visible(box[1] == lowest)
         if box[1] == lowest:
             axes.set_xlabel("context (tokens, log scale)" if logarithmic(contexts) else "context (tokens)")
@@ -105,11 +101,10 @@ def _lines(
             axes.tick_params(labelbottom=False)
         if box is main:
             axes.set_ylabel(axis)
-    if not page:
-        head.write(figure)
-        foot.write(figure)
+    head.write(figure)
+    foot.write(figure)
     said = "; ".join(f"{m} {words(f[0][1][0])} to {words(f[-1][1][0])}" for m, f in series.items())
-    return Drawing(figure, f"From {contexts[0]:,} to {contexts[-1]:,} tokens: {said}.", tips)
+    return Drawing(figure, f"From {contexts[0]:,} to {contexts[-1]:,} tokens: {said}.")
 
 
 def _hollow(row: Row) -> bool:
@@ -132,8 +127,6 @@ def _draw_lines(
     axes: Axes,
     series: Sequence[Series],
     contexts: Sequence[int],
-    words: Callable[[float], str],
-    tips: dict[str, str],
     *,
     bytes_: bool,
     few: bool,
@@ -157,14 +150,12 @@ def _draw_lines(
         for r, (y, q1, q3) in found:
             if q3 > q1:
                 axes.plot([r.context] * 2, [q1, q3], color=look.light, alpha=0.4, linewidth=3.2, zorder=2)
-            gid = f"l-{len(tips)}-{'b' if bytes_ else 't'}"
             hollow = _hollow(row)
             axes.plot(
-                [r.context], [y], gid=gid, linestyle="none", marker=look.marker, markersize=look.size * 0.78, zorder=5,
+                [r.context], [y], linestyle="none", marker=look.marker, markersize=look.size * 0.78, zorder=5,
                 markerfacecolor=st.PAPER[0] if hollow else look.light,
                 markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.3 if hollow else 0.7,
             )  # fmt: skip
-            tips[gid] = f"{r.method}, {r.context:,} tokens\n{words(y)}"
     _name_ends(axes, series, contexts)
 
 

@@ -29,11 +29,10 @@ _TITLE_LINE, _LEGEND_LINE = 0.22, 0.205
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, what it shows in words, and words for each of its points by their id in an SVG."""
+    """A figure, and what it shows in words."""
 
     figure: Figure
     words: str
-    tips: dict[str, str]
 
 
 def label(row: Row, column: Column | None = None) -> str:

@@ -30,7 +30,8 @@ QUALITY = {
 }
 #: What the x-axis of a front can be, the usual one first.
 KINDS: dict[Kind, str] = {"share": "share of state", "bytes": "bytes of state"}
-_SIZES: dict[Kind, str] = {
+#: What stands at its x-axis.
+SIZES: dict[Kind, str] = {
     "share": "state at seal, of dense attention's, both at 16 bits (log scale)",
     "bytes": "state when the last token was scored, as run (log scale)",
 }
@@ -62,7 +63,7 @@ def drawable(board: Board, column: Column, kind: Kind, least: int) -> bool:
 
 def plotted(rows: Sequence[Row], column: Column, kind: Kind) -> list[Row]:
     """Rows with both a finite score and a size."""
-    return [spot.row for row in rows if (spot := _spot(row, column, kind))]
+    return [spot.row for row in rows if (spot := spot_of(row, column, kind))]
 
 
 def frontier_figure(board: Board, column: Column, kind: Kind = "share") -> Drawing:
@@ -80,29 +81,20 @@ def frontier_figure(board: Board, column: Column, kind: Kind = "share") -> Drawi
     height = st.PANEL[1] * down + head.height + foot.height
     figure = st.figure(width, height)
     cell_width, cell_height = (width - left - 0.1) / across, (height - head.height - foot.height) / down
-    tips: dict[str, str] = {}
     words = []
     for i, context in enumerate(limits.contexts):
         x = left + (i % across) * cell_width
         y = height - head.height - (i // across + 1) * cell_height
         box = (x / width, (y + 0.5) / height, (cell_width - 0.32) / width, (cell_height - 0.82) / height)
-        shown = _draw_front(figure.add_axes(box), board, column, kind, context, limits, first=i % across == 0)
-        tips |= shown.tips
-        words.append(shown.words)
+        axes = figure.add_axes(box)
+        words.append(_draw_front(axes, board, column, kind, context, limits, first=i % across == 0))
     head.write(figure)
     foot.write(figure)
-    return Drawing(figure, " ".join(words), tips)
-
-
-def frontier_panel(board: Board, column: Column, context: int, kind: Kind = "share") -> Drawing:
-    """One context alone, without legend, for a page that has one."""
-    width, height = 4.3, 4.15
-    axes = st.figure(width, height).add_axes((0.62 / width, 0.5 / height, 1 - 0.78 / width, 1 - 0.86 / height))
-    return _draw_front(axes, board, column, kind, context, _Limits.of(board, column, kind), first=True)
+    return Drawing(figure, " ".join(words))
 
 
 @dataclass(frozen=True)
-class _Spot:
+class Spot:
     """Where a row stands: its size, and to what it had grown when the last token was scored; its score. `aside`: a
     text, not a cache, whose size does not stretch the axis."""
 
@@ -117,14 +109,15 @@ class _Spot:
         return self.score.value
 
 
-def _spot(row: Row, column: Column, kind: Kind) -> _Spot | None:
+def spot_of(row: Row, column: Column, kind: Kind) -> Spot | None:
+    """Where a row stands in a front; None where its score is not finite, or its size is not known."""
     score, held = row.score(column), row.held(column)
     size = held.share if kind == "share" else held.final
     if score is None or not math.isfinite(score.value) or not size:
         return None
     aside = row.uncached or (kind == "share" and row.external)
     grown = size * (row.grew(column) or 1) if kind == "share" and not aside else size
-    return _Spot(row, float(size), float(grown), score, aside)
+    return Spot(row, float(size), float(grown), score, aside)
 
 
 @dataclass(frozen=True)
@@ -138,7 +131,7 @@ class _Limits:
 
     @classmethod
     def of(cls, board: Board, column: Column, kind: Kind) -> _Limits:
-        spots = [spot for row in board.rows if (spot := _spot(row, column, kind))]
+        spots = [one for row in board.rows if (one := spot_of(row, column, kind))]
         if not spots:
             raise ValueError(f"nothing has both {column.name} and a size of state; there is no front to draw")
         sized = [spot for spot in spots if not spot.aside] or spots
@@ -149,8 +142,9 @@ class _Limits:
 
 def _draw_front(
     axes: Axes, board: Board, column: Column, kind: Kind, context: int, limits: _Limits, *, first: bool
-) -> Drawing:
-    spots = [spot for row in board.at(context) if (spot := _spot(row, column, kind))]
+) -> str:
+    """Draws one context, and tells it."""
+    spots = [spot for row in board.at(context) if (spot := spot_of(row, column, kind))]
     verdicts = frontier.verdicts(board.at(context), column, kind)
     far = {s.row.method for s in spots if s.aside and s.x * FAR < limits.low}
     reach = limits.high / limits.low
@@ -160,7 +154,7 @@ def _draw_front(
     quality_axis(axes, limits.quality)
     size_axis(axes.xaxis, kind)
     axes.set_title(f"{context:,} tokens of context")
-    axes.set_xlabel(_SIZES[kind])
+    axes.set_xlabel(SIZES[kind])
     if first:
         axes.set_ylabel(score_words(column) + ("" if column.higher_is_better else " (axis reversed: up is better)"))
 
@@ -177,7 +171,7 @@ def _draw_front(
         axes.plot(xs, ys, color=st.FRONT[0], linewidth=1.4, zorder=2, solid_joinstyle="round")
         axes.fill_between(xs, ys, limits.quality[0], color=st.FRONT[0], alpha=0.07, linewidth=0, zorder=0.5)
 
-    tips, names, bars = {}, [], []
+    names, bars = [], []
     for spot in spots:
         row, score, look = spot.row, spot.score, st.look(spot.row.info.family)
         is_far = row.method in far
@@ -192,14 +186,12 @@ def _draw_front(
             axes.plot([x, spot.grown], [spot.y] * 2, color=look.light, alpha=0.45, linewidth=1.1, zorder=3)
             axes.plot([spot.grown], [spot.y], color=look.light, alpha=0.6, marker=">", markersize=3.4, zorder=3)
         hollow = not row.competes
-        gid = f"p-{context}-{len(names)}-{kind}"
         axes.plot(
-            [x], [spot.y], gid=gid, linestyle="none", zorder=5 + (row.info.family == "baseline"), clip_on=False,
+            [x], [spot.y], linestyle="none", zorder=5 + (row.info.family == "baseline"), clip_on=False,
             marker="<" if is_far else look.marker, markersize=look.size,
             markerfacecolor=st.PAPER[0] if hollow else look.light,
             markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.5 if hollow else 0.8,
         )  # fmt: skip
-        tips[gid] = _tip(row, column, verdicts[row.method].words)
         about = "" if row.held(column).own else "≈"
         size = st.percent(spot.x) if kind == "share" else st.size(spot.x)
         text = label(row, column) + (f", {about}{size}" if is_far else about and f" {about}")
@@ -209,8 +201,7 @@ def _draw_front(
     heads = [(s.grown, s.y) for s in spots if s.grown > s.x]
     _write_labels(axes, names, [*bars, *cross, *pairwise(stairs)], heads)
     named = ", ".join(s.row.method for s in best)
-    words = f"At {context:,} tokens: {len(spots)} methods; on the Pareto front {named or 'none'}."
-    return Drawing(owner(axes), words, tips)
+    return f"At {context:,} tokens: {len(spots)} methods; on the Pareto front {named or 'none'}."
 
 
 def _entries(rows: Sequence[Row], column: Column, kind: Kind) -> list[Line2D]:
@@ -306,7 +297,8 @@ def _interval_words(rows: Sequence[Row], column: Column) -> str:
     return f"Bars: 95% intervals ({', '.join(names[k] for k in sorted(kinds))})" if kinds else ""
 
 
-def _tip(row: Row, column: Column, verdict: str) -> str:
+def tip(row: Row, column: Column, verdict: str) -> str:
+    """What a point is, a line a fact."""
     score, held, grew = row.score(column), row.held(column), row.grew(column)
     flags = row.flags_in(column)
     parts = [row.method + (f" ({', '.join(flags)})" if flags else "")]

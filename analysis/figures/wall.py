@@ -28,20 +28,19 @@ def wall_figure(wall: Wall) -> Drawing | None:
         return None
     figure = st.figure(_WIDTH, _HEIGHT)
     panel = (_WIDTH - _LEFT - 2 * _NAMES - _BETWEEN) / 2
-    tips: dict[str, str] = {}
     said: list[str] = []
     for i, (title, value, words) in enumerate(_PANELS):
         left = _LEFT + i * (panel + _NAMES + _BETWEEN)
         axes = figure.add_axes((left / _WIDTH, 0.2, panel / _WIDTH, 0.64))
         axes.set_title(title, fontsize=9.5)
-        _draw(figure, axes, series, value, words, tips)
+        _draw(figure, axes, series, value, words)
         if i == 0:
             said = [f"{one.method} {words(value(one.probes[0]))} to {words(value(one.probes[-1]))}" for one in series]
     figure.text(0.14 / _WIDTH, 0.965, "Up to the wall", fontsize=12.5, fontweight="bold", va="top", color=st.INK[0])
     told = f"{wall.setting.model} on {wall.setting.machine}. {wall.words} Crossed: the longest context that fits."
     foot = "\n".join(textwrap.wrap(told, 150))
     figure.text(0.14 / _WIDTH, 0.1 / _HEIGHT, foot, fontsize=7.6, color=st.MUTED[0], va="bottom", linespacing=1.3)
-    return Drawing(figure, f"State: {'; '.join(said)}.", tips)
+    return Drawing(figure, f"State: {'; '.join(said)}.")
 
 
 def _milliseconds(probe: Probe) -> float:
@@ -60,7 +59,6 @@ def _draw(
     series: Sequence[Searched],
     value: Callable[[Probe], float],
     words: Callable[[float], str],
-    tips: dict[str, str],
 ) -> None:
     sizes = sorted({p.size for one in series for p in one.probes})
     doubled = [n for n in sizes if n == sizes[0] or any(abs(n / sizes[0] - 2**k) < 1e-9 for k in range(1, 40))]
@@ -85,13 +83,11 @@ def _draw(
         xs, ys = [x for x, _ in points], [y for _, y in points]
         axes.plot(xs, ys, color=look.light, linewidth=2.4 if dense else 1.5, zorder=4 if dense else 3)
         for x, y in points:
-            gid = f"w-{len(tips)}"
             axes.plot(
-                [x], [y], gid=gid, linestyle="none", marker=look.marker, markersize=5.5, zorder=5,
+                [x], [y], linestyle="none", marker=look.marker, markersize=5.5, zorder=5,
                 markerfacecolor=st.PAPER[0] if hollow else look.light,
                 markeredgecolor=look.light if hollow else st.PAPER[0], markeredgewidth=1.2 if hollow else 0.7,
             )  # fmt: skip
-            tips[gid] = f"{one.method}, {x:,} tokens\n{words(y)}"
         if one.hit:
             axes.plot(xs[-1:], ys[-1:], "x", color=st.INK[0], markersize=9, markeredgewidth=1.6, zorder=6)
     _name_ends(figure, axes, series, value)

@@ -1,99 +1,100 @@
-"""The report: leaderboard.md, leaderboard.csv, figures as PNG and SVG, and report.html, one file that needs no network.
+"""The report: leaderboard.md, leaderboard.csv, figures as PNG and SVG, and the page in two forms. report.html is one
+file that opens from disk without a network; index.html with assets/ and data/ is the same for a web server, as GitHub
+Pages or a Space, with the rows as Parquet and JSON beside it.
 
 The same records give the same bytes.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from kvfrontier.analysis import figures, style
+import polars as pl
+
 from kvfrontier.analysis.boards import boards
-from kvfrontier.analysis.figures.wall import wall_figure
-from kvfrontier.analysis.report import page, tables
+from kvfrontier.analysis.report import tables, web
+from kvfrontier.analysis.report.data import site_data
+from kvfrontier.analysis.report.pictures import pictures
 from kvfrontier.analysis.report.standings import standings
 from kvfrontier.analysis.rows import Board
-from kvfrontier.analysis.scenarios import scenarios
+from kvfrontier.analysis.scenarios import Scenarios, scenarios
+from kvfrontier.analysis.wall import Wall, walls
 from kvfrontier.analysis.wall import markdown as wall_markdown
-from kvfrontier.analysis.wall import walls
 from kvfrontier.runners.record import Record
 
-__all__ = ["write_report"]
-
-#: A front of fewer methods is no picture.
-_LEAST = 3
+__all__ = ["Told", "read", "write_report"]
 
 
-def write_report(records: Iterable[Record], out_dir: str | Path, *, source: str = "results") -> list[Path]:
-    """Write the report of `records` into a folder, and return its files. `source` is where the records came from, for
-    the error and for the line that says how to repeat it. Raises ValueError where there are none.
+@dataclass(frozen=True)
+class Told:
+    """What records come to: boards with their standings, searches for the longest context, workloads."""
 
-    Figures of further boards (another model, another machine) have a number in their names: frontier-2.png.
-    """
+    boards: Sequence[tuple[Board, tables.Standings]]
+    walls: Sequence[Wall]
+    served: Sequence[Scenarios]
+
+
+def read(records: Iterable[Record], source: str = "results") -> Told:
+    """What tables, figures and the page are made of. Raises ValueError where there are no records."""
     records = list(records)
     if not records:
         raise ValueError(f"no records in {source}; run `kvfrontier run` first")
+    return Told([(board, standings(board)) for board in boards(records)], walls(records), scenarios(records))
+
+
+def write_report(
+    records: Iterable[Record],
+    out_dir: str | Path,
+    *,
+    source: str = "results",
+    facts: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write the report of `records` into a folder, and return its files. `source` is where the records came from, for
+    the error and for the line that says how to repeat it; `facts` as for `site_data`. Raises ValueError where there are
+    no records."""
+    records = list(records)
+    records = list(records)
+    told = read(records, source)
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    found = [(board, standings(board)) for board in boards(records)]
-    written: list[Path] = []
-    shown: dict[int, list[tuple[str, str]]] = {}
-    with style.style():
-        for i, (board, _) in enumerate(found):
-            end = f"-{i + 1}" if i else ""
-            for name, title, drawing in _drawings(board):
-                stem = f"{name}{end}"
-                written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
-                shown.setdefault(i, []).append((title, f"{stem}.png"))
-        stood = [(one, drawing) for one in walls(records) if (drawing := wall_figure(one))]
-        sections: list[str] = []
-        for i, (one, drawing) in enumerate(stood):
-            stem = f"wall{f'-{i + 1}' if i else ''}"
-            written += [_write(out / f"{stem}.{kind}", picture(drawing, kind)) for kind in ("png", "svg")]
-            sections += ["", *wall_markdown(one, f"{stem}.png")]
-    served = scenarios(records)
-    for one in served:
+    made: dict[str, bytes] = {}
+    shown: dict[int | None, list[tuple[str, str]]] = {}
+    for picture in pictures([board for board, _ in told.boards], told.walls):
+        made |= {f"{picture.name}.{kind}": picture.file(kind) for kind in ("png", "svg")}
+        shown.setdefault(picture.of, []).append((picture.title, f"{picture.name}.png"))
+    sections: list[str] = []
+    stood = [one for one in told.walls if any(searched.probes for searched in one.methods)]
+    for one, (_, name) in zip(stood, shown.get(None, ()), strict=True):
+        sections += ["", *wall_markdown(one, name)]
+    for one in told.served:
         sections += ["", *one.markdown]
-    made = {
-        "leaderboard.md": tables.markdown(found, shown) + "\n".join(sections),
-        "leaderboard.csv": tables.csv(found),
-        "report.html": page.render(found, source, [one for one, _ in stood], served),
+    data = site_data(told.boards, source, told.walls, told.served, facts)
+    rows = tables.flat(told.boards)
+    texts = {
+        "leaderboard.md": tables.markdown(told.boards, shown) + "\n".join(sections),
+        "leaderboard.csv": rows.write_csv(),
+        **web.pages(data, explained(told)),
+        "data/rows.json": rows.write_json(),
     }
-    return [*(_write(out / name, text.encode()) for name, text in made.items()), *written]
+    files = {name: text.encode() for name, text in texts.items()} | {"data/rows.parquet": _parquet(rows)} | made
+    return [_write(out / name, content) for name, content in files.items()]
 
 
-def picture(drawing: figures.Drawing, kind: str) -> bytes:
-    """A drawing as a file, without a date or a version, which would differ from run to run."""
+def explained(told: Told) -> Sequence[tables.Field]:
+    """The columns of the first board, each once."""
+    return tables.explained(tables.fields(*told.boards[0])) if told.boards else ()
+
+
+def _parquet(rows: pl.DataFrame) -> bytes:
     buffer = BytesIO()
-    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    drawing.figure.savefig(buffer, format=kind, metadata=metadata)
+    rows.write_parquet(buffer)
     return buffer.getvalue()
 
 
-def _drawings(board: Board) -> list[tuple[str, str, figures.Drawing]]:
-    """(name, title, drawing): the front of the main score by share and by bytes, the fronts of the other tasks' primary
-    scores, then time and bytes against context."""
-    found: list[tuple[str, str, figures.Drawing]] = []
-    for i, column in enumerate(figures.fronts(board, _LEAST)):
-        kinds: list[figures.Kind] = [kind for kind in figures.KINDS if figures.drawable(board, column, kind, _LEAST)]
-        for j, kind in enumerate(kinds if i == 0 else kinds[:1]):
-            name = ("frontier" if i == 0 else f"frontier_{_slug(column.name)}") + (f"_{kind}" if j else "")
-            title = f"{board.short(column)} against {figures.KINDS[kind]}"
-            found.append((name, title, figures.frontier_figure(board, column, kind)))
-    if any(row.seconds_per_token is not None for row in board.rows):
-        found.append(("decode_time", "decode time against context", figures.decode_time(board)))
-    if any(row.live for row in board.rows):
-        found.append(("state_bytes", "live bytes against context", figures.state_bytes(board)))
-    return found
-
-
-def _slug(text: str) -> str:
-    return "_".join(re.findall(r"\w+", text))
-
-
-def _write(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
     return path

@@ -22,15 +22,28 @@ _WORDS_THAT_ARE_VALUES = ("null", "true", "false", "nan", "inf")
 
 def commands(board: Board) -> list[str]:
     """One command for each method, task and way of measuring, over the contexts that have it."""
-    contexts: dict[tuple[str, ...], list[int]] = {}
-    methods = {id: board.methods.index(row.method) for row in board.rows for id in row.records}
-    for record in sorted(board.records, key=lambda r: (methods[r.id], str(r.cell.task["name"]), r.cell.context)):
-        found = contexts.setdefault(tuple(_overrides(record)), [])
+    return [command for found in commands_of(board).values() for command in found]
+
+
+def commands_of(board: Board) -> dict[str, list[str]]:
+    """The commands of each method, in the board's order."""
+    contexts: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    methods = {id: row.method for row in board.rows for id in row.records}
+    place = {method: i for i, method in enumerate(board.methods)}
+    for record in sorted(board.records, key=lambda r: (place[methods[r.id]], str(r.cell.task["name"]), r.cell.context)):
+        found = contexts.setdefault((methods[record.id], tuple(_overrides(record))), [])
         found += [record.cell.context] * (record.cell.context not in found)
-    return [
-        shlex.join(["kvfrontier", "run", "-m", *overrides, f"context={','.join(map(str, found))}"])
-        for overrides, found in contexts.items()
-    ]
+    commands: dict[str, list[str]] = {method: [] for method in board.methods}
+    for (method, overrides), found in contexts.items():
+        commands[method].append(
+            shlex.join(["kvfrontier", "run", "-m", *overrides, f"context={','.join(map(str, found))}"])
+        )
+    return commands
+
+
+def method_words(parameters: Mapping[str, Any]) -> str:
+    """A method with all its parameters, as a command line has them."""
+    return shlex.join(_chosen("method", parameters))
 
 
 def _overrides(record: Record) -> Iterator[str]:

@@ -56,6 +56,8 @@ class Field:
     rising: bool = True
     #: A group whose titles say nothing without it.
     named_by_group: bool = False
+    #: Whether the page shows it only where a reader asks for it.
+    detail: bool = False
 
     @property
     def name(self) -> str:
@@ -87,28 +89,28 @@ def fields(board: Board, standings: Standings) -> list[Field]:
         largest[row.context] = max(largest.get(row.context, 0), row.live or 0)
     found += [
         Field("State bytes", "nominal", "What the method claims: its elements alone, without scales, residuals, "
-              "metadata and slack.", lambda r: _bytes(r, r.memory.nominal)),
+              "metadata and slack.", lambda r: _bytes(r, r.memory.nominal), detail=True),
         Field("State bytes", "analytic", "What its closed form predicts after decoding, payload and slack. Tests "
-              "demand that it equals live.", lambda r: _bytes(r, r.analytic)),
+              "demand that it equals live.", lambda r: _bytes(r, r.analytic), detail=True),
         Field("State bytes", "live", "What the state's tensors held after decoding, in the precision of the run: "
               "payload and slack.",
               lambda r: _bytes(r, r.live, _slack(r), bar=(r.live or 0) / (largest[r.context] or 1)),
               small="the slack (allocated, unused)"),
         Field("State bytes", "bytes read", "Bytes of state touched for each decoded token, all layers, one sequence; "
-              "weights not counted.", lambda r: _bytes(r, r.memory.bytes_read)),
+              "weights not counted.", lambda r: _bytes(r, r.memory.bytes_read), detail=True),
         Field("Peak bytes", "peak", "The most that tensors held at once, weights and state included, over prefill and "
               "decode.", lambda r: _bytes(r, r.memory.peak)),
         Field("Peak bytes", "prefill peak", "The peak while the prompt was read, without the weights.",
-              lambda r: _bytes(r, r.over_weights(r.memory.prefill_peak))),
+              lambda r: _bytes(r, r.over_weights(r.memory.prefill_peak)), detail=True),
         Field("Peak bytes", "decode peak", "The peak while tokens were decoded, without the weights.",
-              lambda r: _bytes(r, r.over_weights(r.memory.decode_peak))),
+              lambda r: _bytes(r, r.over_weights(r.memory.decode_peak)), detail=True),
         Field("Time", "TTFT", "Time to first token: all chunks of the prompt, the compression at its end, and the "
               "first logits. Median.", lambda r: _seconds(r, r.time.prefill), small="the quartiles"),
         Field("Time", "decode", "Time of one decoded token, of the whole batch. Median.",
               lambda r: _seconds(r, r.time.decode), small="the quartiles"),
         Field("Time", "tokens/s", "Decoded tokens a second, over the whole batch.", lambda r: _speed(r), rising=False),
         Field("Time", "MBU", "Model-bandwidth utilisation: (weights + batch times bytes read) / decode / the bandwidth "
-              "that was measured on this device.", lambda r: _mbu(r), rising=False),
+              "that was measured on this device.", lambda r: _mbu(r), rising=False, detail=True),
     ]  # fmt: skip
     if any(row.largest_batch for row in board.rows):
         found.append(
@@ -156,6 +158,7 @@ def _of_task(board: Board, standings: Standings, columns: Sequence[Column]) -> l
                 flags=column.flags,
                 rising=not column.higher_is_better,
                 named_by_group=True,
+                detail=not column.primary,
             )
         )
         if column.primary:
@@ -302,7 +305,7 @@ def _absent(status: str) -> Value:
 # Markdown and CSV
 
 
-def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
+def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int | None, Sequence[tuple[str, str]]]) -> str:
     """The leaderboard in Markdown: for each board what the front says, and a table a context. `figures`: for the
     number of a board, (title, file name) of its figures."""
     out = ["# Leaderboard", ""]
@@ -319,11 +322,11 @@ def markdown(found: Sequence[tuple[Board, Standings]], figures: Mapping[int, Seq
                 if standing:
                     out += [f"**By {_md(board.short(column))}.** {_md(standing.words)}", ""]
             heads = ["method", "flags", *(f"{f.name}{_flagged(f)}" for f in columns)]
-            out += [_line(heads), _line(["---", "---", *("---:" for _ in columns)])]
+            out += [table_line(heads), table_line(["---", "---", *("---:" for _ in columns)])]
             for row in board.at(context):
                 values = [f.read(row) for f in columns]
                 texts = [f"{v.text} ({v.small})" if v.small and v.text else v.text for v in values]
-                out.append(_line([row.method, ", ".join(row.flags), *texts]))
+                out.append(table_line([row.method, ", ".join(row.flags), *texts]))
             out.append("")
             out += pareto_markdown(board, standings, context)
         out += ["### Did not run", "", *_failures_markdown(board)] if failures(board) else []
@@ -341,12 +344,12 @@ def pareto_markdown(board: Board, standings: Standings, context: int) -> list[st
         if standing is None or standing.floor is not None:
             continue
         out += [f"Pareto front by {_md(board.short(column))}{' (query-aware)' if column.query_aware else ''}:", ""]
-        out += [_line(["method", "flags", *COST_TITLES.values()]), _line(["---"] * (2 + len(COST_TITLES)))]
+        out += [table_line(["method", "flags", *COST_TITLES.values()]), table_line(["---"] * (2 + len(COST_TITLES)))]
         for row in board.at(context):
             if row.score(column) is not None:
                 verdicts = [standing.verdicts[cost].get(row.method) for cost in COST_TITLES]
                 flags = ", ".join(row.flags_in(column))
-                out.append(_line([row.method, flags, *(v.words if v else DASH for v in verdicts)]))
+                out.append(table_line([row.method, flags, *(v.words if v else DASH for v in verdicts)]))
         out.append("")
     return out
 
@@ -376,11 +379,11 @@ def failures(board: Board) -> list[tuple[Row, str, str, str]]:
 
 
 def _failures_markdown(board: Board) -> list[str]:
-    out = [_line(["method", "flags", "context", "pass", "status", "reason"]), _line(["---"] * 6)]
+    out = [table_line(["method", "flags", "context", "pass", "status", "reason"]), table_line(["---"] * 6)]
     for row, name, status, reason in failures(board):
         fits = row.memory.largest_fitting_context
         more = f" (largest context that fitted: {fits:,})" if fits else ""
-        out.append(_line([row.method, ", ".join(row.flags), f"{row.context:,}", name, status, reason + more]))
+        out.append(table_line([row.method, ", ".join(row.flags), f"{row.context:,}", name, status, reason + more]))
     return [*out, ""]
 
 
@@ -407,7 +410,7 @@ def machine_lines(board: Board) -> list[str]:
     ]
 
 
-def csv(found: Sequence[tuple[Board, Standings]]) -> str:
+def flat(found: Sequence[tuple[Board, Standings]]) -> pl.DataFrame:
     """Every row of every board with raw numbers; after each primary score its rank, its difference from dense and its
     verdicts."""
     wide = table([board for board, _ in found])
@@ -434,7 +437,7 @@ def csv(found: Sequence[tuple[Board, Standings]]) -> str:
             extra[f"{column.name}.{title if 'dense' in title else f'minus dense.{title}'}"] = listed
         extra |= {f"{column.name}.front {COST_TITLES[cost]}": listed for cost, listed in words.items()}
     new = [pl.Series(name, values, dtype=_kind(name)) for name, values in extra.items()]
-    return wide.with_columns(new).write_csv()
+    return wide.with_columns(new)
 
 
 def _kind(name: str) -> type[pl.DataType]:
@@ -459,7 +462,8 @@ def _flagged(field: Field) -> str:
     return f" ({', '.join(field.flags)})" if field.flags and "query-aware" not in field.name else ""
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return "| " + " | ".join(_md(cell) for cell in cells) + " |"
 
 
