@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import Any
 
-import polars as pl
 import pytest
 
 from kvfrontier.analysis.boards import boards
@@ -77,7 +75,7 @@ def test_differences_are_marked_by_what_the_samples_can_say(answered):
     assert standing.differences["kivi4"].low90 < -0.005
     assert "Shown to lie within 0.02 of dense" in standing.words
     assert standing.words.endswith("5% each): kivi8.")
-    flat = pl.read_csv(StringIO(tables.csv([(board, standings(board))]))).sort("needle.accuracy.minus dense")
+    flat = tables.flat([(board, standings(board))]).sort("needle.accuracy.minus dense")
     assert dict(flat.select("method", "needle.accuracy.beside dense").iter_rows()) == {
         "dense": None,
         "kivi8": "equal",
