@@ -99,6 +99,12 @@ class Selection:
         return None
 
     @property
+    def last_queries(self) -> int | None:
+        """How many of the prompt's last queries are all that it looks at (`observe`), so that it can start from a dense
+        prefix; None: it looks at more than these, or at none."""
+        return None
+
+    @property
     def together(self) -> int:
         """Tokens leave in multiples of so many."""
         return 1
@@ -190,9 +196,18 @@ class Store:
     streams: ClassVar[bool] = True
     #: `take` accepts flat slots, another number for each head.
     ragged: ClassVar[bool] = False
-    #: It looks at the queries that pass, so that it cannot start from a dense prefix.
+    #: It looks at the queries that pass.
     wants_queries: ClassVar[bool] = False
     knob: ClassVar[str | None] = None
+
+    @property
+    def last_queries(self) -> int | None:
+        """As a selection's; they come by `show`."""
+        return None
+
+    def show(self, state: Any, q: Tensor) -> None:
+        """(`wants_queries`) See queries [B, Hq, T, D] of the prompt, in order."""
+        raise NotImplementedError
 
     @property
     def knob_step(self) -> int:

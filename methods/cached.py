@@ -142,10 +142,24 @@ class Cached(Method):
 
     @property
     def adopts(self) -> Literal["kv", "kv+queries"] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        streams = self.selection.when in ("order", "stream")
-        if streams or self.rereads or self.unrotated or self.selection.wants_weights or self.store.wants_queries:
+        if type(self).attend is not Cached.attend:  # a subclass that attends otherwise says so itself
             return None
-        return "kv+queries" if self.query_sensitive else "kv"
+        streams = self.selection.when in ("order", "stream")
+        if streams or self.rereads or self.unrotated or self.selection.wants_weights or self.memory.wants_queries:
+            return None
+        looking = self._looking
+        return None if None in looking else "kv+queries" if looking else "kv"
+
+    @property
+    def last_queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return max((n for n in self._looking if n is not None), default=0)
+
+    @property
+    def _looking(self) -> list[int | None]:
+        """Of the axes that look at queries: at how many of the last."""
+        looks = self.selection.query_sensitive or "prefill" in self.selection.observes
+        selection = [self.selection.last_queries] if looks else []
+        return selection + ([self.store.last_queries] if self.store.wants_queries else [])
 
     @property
     def shareable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -428,18 +442,27 @@ class Cached(Method):
             self.selection.took(state.selection, keep)
 
     def adopt(self, state: Any, layer: Layer, k: Tensor, v: Tensor, queries: Tensor | None) -> None:
-        if self.adopts is None:
+        if self.adopts is None and not self._is_window_of(layer):
             return super().adopt(state, layer, k, v, queries)
+        state.seen = k.shape[2]
+        n = self.selection.slots(state.seen, 0, False, layer)
+        k, v = k[:, :, state.seen - n :], v[:, :, state.seen - n :]
         self.store.append(state.store, k, v)
-        if queries is not None:
+        if queries is not None and self.store.wants_queries:
+            self.store.show(state.store, queries)
+        if queries is not None and "prefill" in self.selection.observes:
 
             def unseen(*_: int) -> Tensor:
                 raise AssertionError("only queries are adopted")
 
             self.selection.observe(state.selection, Call(queries, "prefill", unseen, unseen), layer)
         self.store.settle(state.store)
-        state.seen = n = k.shape[2]
         self.selection.remember(state.selection, n, lambda begin, end: k[:, :, begin:end])
+
+    def _is_window_of(self, layer: Layer) -> bool:
+        """Whether it is the window that the model itself has in this layer: dense attention sees no more there."""
+        selection, plain = self.selection, type(self.memory) is Memory and type(self.positions) is Positions
+        return plain and selection.rolling and selection.local and selection.most == layer.window
 
     def footprint(self, layer: Layer, batch: int, prompt: int, new: int = 0, sealed: bool = True) -> Footprint:
         slots = self.selection.slots(prompt, new, sealed, layer)

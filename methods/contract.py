@@ -118,6 +118,8 @@ class Method:
     needs_training: ClassVar[bool] = False
     #: What it can take from the shared dense prefix instead of a prefill of its own.
     adopts: ClassVar[Literal["kv", "kv+queries"] | None] = None
+    #: Of "kv+queries": how many of the prompt's last queries it needs.
+    last_queries: ClassVar[int] = 0
     #: Its state may be read by another layer (cross-layer sharing).
     shareable: ClassVar[bool] = False
     #: It reads queries and keys before RoPE (`Step.pre`).
@@ -185,7 +187,8 @@ class Method:
     def adopt(self, state: Any, layer: Layer, k: Tensor, v: Tensor, queries: Tensor | None) -> None:
         """Fill an empty state from a dense prefix, as a prefill of the same tokens would; `seal` comes after.
 
-        k [B, Hkv, n, D], v [B, Hkv, n, Dv]; queries [B, Hq, w, D], the last ones, where `adopts` asks for them.
+        k [B, Hkv, n, D], v [B, Hkv, n, Dv]; queries [B, Hq, w, D], the last ones, `last_queries` or more of them,
+        where `adopts` asks for them.
         """
         raise ValueError(f"{type(self).__name__} cannot start from a dense prefix (adopts = {self.adopts!r})")
 

@@ -114,6 +114,10 @@ class PerLayer(Method):
         return None if None in needs else "kv+queries" if "kv+queries" in needs else "kv"
 
     @property
+    def last_queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return max(method.last_queries for method in self.methods)
+
+    @property
     def knob(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.default.knob
 

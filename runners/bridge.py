@@ -610,6 +610,11 @@ class Bridge:
         bridge._count += 1
         return bridge
 
+    @property
+    def checked(self) -> bool:
+        """Whether a first forward has shown that the model does what its configuration says."""
+        return self._checked
+
     def _install(self) -> None:
         self._undo.append(_change(("interfaces",), _register))
         configs: dict[int, Any] = {id(module.config): module.config for module in self.index_of}

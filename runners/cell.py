@@ -25,6 +25,7 @@ from kvfrontier.runners import limit as limits
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
+from kvfrontier.runners.prefix import settings as prefix
 from kvfrontier.runners.record import (
     Budget,
     Cell,
@@ -47,6 +48,7 @@ from kvfrontier.runners.search import settings as search_settings
 from kvfrontier.runners.workload_meter import measure_workload
 
 if TYPE_CHECKING:
+    from kvfrontier.runners.prefix.files import PrefixFiles
     from kvfrontier.runners.session import Session
 
 #: Of a cell with a search.
@@ -62,6 +64,7 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
     """
     models.resolve_dtype(config["dtype"])
     tracker.parse(config["tracker"])
+    prefix.parse(config)
     search = search_settings.read(config)
     for key, value, least in [
         *((key, config[key], least) for key, least in (("context", 2), ("batch", 1), ("seed", 0))),
@@ -246,10 +249,10 @@ class Bench:
 
     def run(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> Record:
         """Run one cell. What goes wrong in a pass is the status of its block. `say` is told what is going on."""
-        found = self._blocks(cell, say)
+        found = self._blocks(cell, config, say)
         return _record(cell, config, found, self.loaded.facts if found.model is None else found.model)
 
-    def _blocks(self, cell: Cell, say: Callable[[str], None]) -> _Blocks:
+    def _blocks(self, cell: Cell, config: Mapping[str, Any], say: Callable[[str], None]) -> _Blocks:
         reason = self._refused(cell)
         if reason:
             refused: dict[str, Any] = {"status": "infeasible", "reason": reason}
@@ -264,23 +267,29 @@ class Bench:
         if cell.workload:
             memory = guarded(Memory, lambda: self._workload(cell, say))
             return _Blocks(Quality(status="skipped"), memory, Time(status="skipped"))
-        return _Blocks(_feasible(lambda: self._quality(cell, say)), *self._measure(cell, say))
+        files = prefix.open_files(config)
+        return _Blocks(_feasible(lambda: self.quality(cell, files, say)), *self._measure(cell, say))
 
     def _open(self, cell: Cell) -> Callable[[], Session]:
         return lambda: _session(self.loaded.model, registry.build(cell.method))
 
-    def _quality(self, cell: Cell, say: Callable[[str], None]) -> Quality:
-        from kvfrontier.runners.finite import FiniteSession
+    def quality(self, cell: Cell, files: PrefixFiles | None, say: Callable[[str], None]) -> Quality:
+        """What a task says of one cell. `files`: the prefix store, or None; it is used only here, and never where time
+        or a peak is taken."""
+        from kvfrontier.runners.prefix.prefix import Prefixes
+        from kvfrontier.runners.prefix.session import PrefixSession
 
-        return _task(cell).run(
-            lambda: FiniteSession(self.loaded.model, registry.build(cell.method)),
-            lambda: FiniteSession(self.loaded.model, Dense()),
+        own, reference = (Prefixes(self.loaded, files) if files else None for _ in range(2))
+        quality = _task(cell).run(
+            lambda: PrefixSession(self.loaded.model, registry.build(cell.method), own),
+            lambda: PrefixSession(self.loaded.model, Dense(), reference),
             self.loaded,
             cell.context,
             cell.seed,
             chunk=cell.protocol["chunk"],
             progress=say,
         )
+        return quality.model_copy(update={"prefix_store": own is not None and own.served > 0})
 
     def _workload(self, cell: Cell, say: Callable[[str], None]) -> Memory:
         vocabulary = self.loaded.model.config.get_text_config().vocab_size

@@ -13,6 +13,7 @@ from textwrap import dedent
 
 from kvfrontier.runners import cli_page
 from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.prefix import command as prefix
 
 DESCRIPTION = """\
 What long context costs, and what each way of paying less loses.
@@ -32,6 +33,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
   kvfrontier power task=needle delta=0.05                how many samples a difference needs
+  kvfrontier prefix ls                                   dense prefixes that quality runs share; clear, bench
   kvfrontier bench-self -o bench                         our speed beside the library's
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
@@ -305,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)
+    prefix.add(commands)
     cli_page.add(commands)
     return parser
 

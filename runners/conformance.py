@@ -25,6 +25,7 @@ from kvfrontier.methods import Dense, Layer, Method, PerLayer, Step
 from kvfrontier.methods.contract import Phase
 from kvfrontier.methods.state import Buf, leaves
 from kvfrontier.runners.peak import storage_bytes, track
+from kvfrontier.runners.prefix.prefix import Prefix, Recorder
 from kvfrontier.runners.session import Session
 
 #: Lengths at which rounding, blocks and residuals show.
@@ -251,6 +252,24 @@ def decode_equals_prefill(method: Method) -> None:
         _expect_close(decoded, prefilled, "decode against prefill")
     else:
         assert difference(decoded, prefilled) > TOLERANCE, "declared unequal, and decode equals prefill"
+
+
+@check
+def a_dense_prefix_serves_as_a_prefill(method: Method) -> None:
+    """Where declared (`adopts`): what dense attention made of the prompt, adopted, is what a prefill leaves."""
+    if method.adopts is None:
+        return
+    ids = tokens(1, PROMPT + NEW)
+    prompt = ids[:, :PROMPT]
+    with torch.no_grad(), Session(tiny(), method) as session, Recorder(tiny(), Dense()) as dense:
+        expected, held = session.prefill(prompt), session.state_bytes()
+        expected = [expected, *session.forced(ids[:, PROMPT:], step=1)]
+        prefix = Prefix([dense.read(prompt[:, :100]), dense.read(prompt[:, 100:])], session.layers)
+        session.reset()
+        adopted = session.adopt(prefix.keys_values, prefix.logits, queries=prefix.queries)
+        assert session.state_bytes() == held, f"a prefill leaves {held}, adopting {session.state_bytes()}"
+        for a, b in zip([adopted, *session.forced(ids[:, PROMPT:], step=1)], expected, strict=True):
+            _expect_close(a, b, "after adopting the prompt")
 
 
 @check

@@ -16,7 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------------ the `with`
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         if self._bridge is not None:
             raise RuntimeError("this session is open already; open another, or fork it")
         bridge = Bridge.install(self.model)
@@ -712,13 +712,15 @@ class Session:
         """Start from a dense prefix instead of a prefill.
 
         keys_values: k [B, Hkv, n, D] and v [B, Hkv, n, Dv] of each attention layer; queries: the last ones
-        [B, Hq, w, D] of each layer, where a method's `adopts` asks for them; logits [B, V] of the last position.
+        [B, Hq, w, D] of each layer, where a method's `adopts` asks for them; logits [B, V] of the last position. Layers
+        that the model itself windows need no such method: they see no more under dense attention.
         """
         if self.states:
             raise RuntimeError("adopt after prefill: call reset() to begin another text")
         bridge = self.bridge
-        for method in self._methods:
-            if method.adopts is None or (method.adopts == "kv+queries" and queries is None):
+        for layer, method in zip(self.layers, self._methods, strict=True):
+            asked = "kv" if layer.window is not None or layer.source is not None else method.adopts
+            if asked is None or (asked == "kv+queries" and queries is None):
                 raise ValueError(
                     f"{type(method).__name__} adopts {method.adopts!r}, which this prefix does not bring; prefill "
                     "instead"
@@ -732,7 +734,8 @@ class Session:
             self._begin(batch, None)
             for layer, method, state, (k, v) in zip(self.layers, self._methods, self.states, keys_values, strict=True):
                 if layer.source is None:
-                    method.adopt(state, layer, k, v, None if queries is None else queries[layer.index])
+                    asked = queries is not None and method.adopts == "kv+queries"
+                    method.adopt(state, layer, k, v, queries[layer.index] if asked else None)
 
         self._guard(act)
         self._cache.n = self._prompt = n

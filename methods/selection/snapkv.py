@@ -58,6 +58,10 @@ class SnapKVSelection(SealSelection):
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} must be odd, so that pooling is centred")
 
+    @property
+    def last_queries(self) -> int:
+        return self.window
+
     def init(self, layer: Layer, batch: int) -> LastQueries:
         return LastQueries(Buf.empty(batch, layer.hq, 0, layer.d, exact=True, dtype=layer.dtype, device=layer.device))
 

@@ -62,6 +62,13 @@ class ThinKStore(Store):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1; raise method.{name}")
 
+    @property
+    def last_queries(self) -> int:
+        return self.queries
+
+    def show(self, state: Any, q: Tensor) -> None:
+        state.q.set(torch.cat([state.q.view(), q.detach()], 2)[:, :, -self.queries :])
+
     def _channels(self, d: int) -> int:
         """Channels that stay."""
         return d - int(self.ratio * d)
@@ -110,7 +117,7 @@ class ThinKStore(Store):
         self, state: Any, q: Tensor, span: Span, keys_at: KeysAt, layer: Layer, attend: Attend, lse: bool
     ) -> list[Part]:
         if state.channels is None:
-            state.q.set(torch.cat([state.q.view(), q.detach()], 2)[:, :, -self.queries :])
+            self.show(state, q)
         return super().attend(state, q, span, keys_at, layer, attend, lse)
 
     def seal(self, state: Any) -> None:

@@ -93,4 +93,4 @@ def test_queries_are_compared_with_keys_as_they_are_held() -> None:
     with pytest.raises(ValueError, match="places keys later"):
         Cached(store=ThinKStore(), positions=InCachePositions())
     assert ThinK().query_sensitive
-    assert ThinK().adopts is None
+    assert (ThinK().adopts, ThinK().last_queries) == ("kv+queries", 32)
