@@ -60,10 +60,12 @@ class Benchmark(BaseModel):
     left_out: list[str] = []
 
 
+#: Parts of bench_self_peers.py, by the names of their functions.
+FURTHER = ("static", "sliding", "far", "steps", "growth", "roofline", "patterns", "harness", "allocation")
 #: Of bench_tasks.py.
 OF_TASKS = ("overhead", "samples")
 #: What can be measured alone.
-PARTS = ("decode", "prefill", "peaks", "flat", "long", "quantized", *OF_TASKS)
+PARTS = ("decode", "prefill", "peaks", "flat", "long", "quantized", *FURTHER, *OF_TASKS)
 
 
 def run(
@@ -98,6 +100,11 @@ def run(
             rows += [_quantized(model, bits, context, pairs, say) for bits in (8, 4, 2)]
         elif "quantized" in only:
             left_out.append("int8, int4 and int2 against QuantizedCache: hqq is not installed (kvfrontier[peers])")
+        from kvfrontier.runners import bench_self_peers
+
+        for part in FURTHER:
+            if part in only:
+                rows += getattr(bench_self_peers, part)(model, context, pairs, say)
         from kvfrontier.runners import bench_tasks
 
         for part in OF_TASKS:
@@ -125,7 +132,7 @@ def _model(context: int, device: str, layers: int) -> LlamaForCausalLM:
 def _stock(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """The same weights under transformers' own attention."""
     with torch.device("meta"):
-        stock = LlamaForCausalLM(copy.deepcopy(model.config))
+        stock = type(model)(copy.deepcopy(model.config))
     stock.load_state_dict(model.state_dict(), assign=True)
     stock.model.rotary_emb = model.model.rotary_emb
     stock.tie_weights()

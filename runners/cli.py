@@ -13,6 +13,7 @@ from textwrap import dedent
 
 from kvfrontier.runners import cli_page
 from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.gpu_suite import command as gpu_suite
 from kvfrontier.runners.prefix import command as prefix
 
 DESCRIPTION = """\
@@ -35,6 +36,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier power task=needle delta=0.05                how many samples a difference needs
   kvfrontier prefix ls                                   dense prefixes that quality runs share; clear, bench
   kvfrontier bench-self -o bench                         our speed beside the library's
+  kvfrontier gpu-suite --minutes 8 -o gpu                everything a GPU is asked, in minutes; goes on where it stopped
 """
 EPILOG = "Exit code: 0 all done, 1 a job or a check failed, 2 bad usage."
 
@@ -138,8 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--agreement", action="store_true", help="run over 100 small cells, predicted and measured, and write the table"
     )
+    plan.add_argument(
+        "--on-paper", action="store_true", help="70B and 405B, a million tokens, 8 GPUs, batch 64: one page, predicted"
+    )
     plan.add_argument("--on", default="auto", metavar="DEVICE", help="where --agreement measures: cpu, cuda (auto)")
-    plan.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the table of --agreement")
+    plan.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for what --agreement or --on-paper writes")
     plan.set_defaults(serve=_plan)
 
     trace = commands.add_parser(
@@ -292,7 +297,9 @@ def _parser() -> argparse.ArgumentParser:
         description=dedent("""\
             Times decode and prefill against DynamicCache with sdpa, interleaved, and measures what chunks and bounded
             state are worth, on random weights of SmolLM2-135M's shape. Writes bench_self.md and bench_self.json.
-            Takes 10 to 20 minutes at 4,096 tokens on 2 cores; run it on a machine that does nothing else.
+            Takes half an hour at 4,096 tokens on 2 cores; run it on a machine that does nothing else. Parts: decode,
+            prefill, peaks, flat, long, quantized, and of further peers static, sliding, far (four times the context),
+            steps, growth, roofline, patterns, harness, allocation.
 
               kvfrontier bench-self -o results/bench-self
               kvfrontier bench-self -o quick --context 1024
@@ -303,10 +310,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     bench.add_argument("--context", type=int, default=4096, help="tokens (4096)")
     bench.add_argument("--pairs", type=int, default=7, help="interleaved pairs of timings, at least 7 (7)")
-    bench.add_argument("--only", metavar="PARTS", help="some of decode,prefill,peaks,flat,long,quantized (all)")
+    bench.add_argument("--only", metavar="PARTS", help="some of them, as decode,quantized (all)")
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)
+
+    suite = commands.add_parser("gpu-suite", help="what a GPU is asked, in minutes: kernels, curves, families, walls")
+    gpu_suite.add_arguments(suite)
+    suite.set_defaults(serve=gpu_suite.serve)
     prefix.add(commands)
     cli_page.add(commands)
     return parser
@@ -376,6 +387,11 @@ def _plan(options: argparse.Namespace) -> int:
     from kvfrontier.runners.plan import show
     from kvfrontier.runners.record import check_writable
 
+    if options.on_paper:
+        if options.words or options.output is None:
+            raise UsageError("--on-paper has cells of its own; write kvfrontier plan --on-paper -o DIR")
+        show.on_paper(check_writable(options.output, "-o DIR"), options.results, as_json=options.json)
+        return 0
     if options.agreement:
         if options.words or options.output is None:
             raise UsageError("--agreement has cells of its own; write kvfrontier plan --agreement -o DIR")

@@ -407,6 +407,24 @@ class Session:
                     method.seal(state, layer)
         self._sealed = True
 
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """While it is open, forwards leave the text as long as it is: what they do is repeated (static_step.py)."""
+        assert self._cache is not None
+        before = self._cache.n
+        try:
+            yield
+        finally:
+            self._cache.n = before
+
+    def count_decoded(self, logits: Tensor) -> Tensor:
+        """Note that one token of each row was decoded otherwise than by `decode`; returns its logits [B, V]."""
+        assert self._cache is not None
+        self._cache.n += 1
+        self._new += 1
+        self._decoded, self.last_logits = True, logits
+        return logits
+
     def decode(self, input_ids: Tensor) -> Tensor:
         """Feed tokens after the prompt, [B, T] with T >= 1 or one for each row, [B], in one forward. Returns the logits
         [B, V] of the last."""

@@ -122,7 +122,7 @@ def _tile(
     token, column = start + tl.arange(0, BLOCK), tl.arange(0, DT)
     inside = column[None, :] < D
     coded = (token[:, None] < packed) & inside
-    width: tl.constexpr = D * BITS // 8
+    width: tl.constexpr = D * BITS // 8  # pyright: ignore[reportAssignmentType]
     at = token.to(tl.int64)[:, None]
     codes = tl.load(codes_at + at * c_t + (column % width)[None, :], mask=coded, other=0).to(tl.int32)
     codes = (codes >> (column // width * BITS)[None, :]) & ((1 << BITS) - 1)

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,17 @@ from kvfrontier.methods.kernels import NoKernel
 
 _there = importlib.util.find_spec("triton") is not None
 triton: Any = importlib.import_module("triton") if _there else None
-tl: Any = importlib.import_module("triton.language") if _there else None
+if TYPE_CHECKING:
+
+    class _Language(type):
+        def __getattr__(cls, name: str) -> Any: ...
+
+    class tl(metaclass=_Language):
+        """Triton's language, of which a type checker need know only what annotations name."""
+
+        class constexpr(int): ...
+else:
+    tl = importlib.import_module("triton.language") if _there else None
 
 #: Kernels run in the interpreter, on the CPU. Triton reads this too, when a kernel is defined.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -21,7 +21,7 @@ from kvfrontier.methods.kernels import quantized_decode
 from kvfrontier.methods.layer import Layer
 from kvfrontier.methods.registry import component, register
 from kvfrontier.methods.stores.packed import PackedStore
-from kvfrontier.methods.stores.packing import check_bits
+from kvfrontier.methods.stores.packing import Codec, check_bits
 from kvfrontier.methods.stores.uniform import Axis, Kernel, Uniform
 
 BITS = (2, 3, 4, 8)
@@ -87,8 +87,9 @@ class QuantizedStore(PackedStore):
         return self._turned(o, back=True), total
 
 
-def _side(codec: Uniform, columns: Sequence[Tensor], full: Tensor, begin: int, end: int) -> quantized_decode.Side:
+def _side(codec: Codec, columns: Sequence[Tensor], full: Tensor, begin: int, end: int) -> quantized_decode.Side:
     """Tokens begin to end of what is packed and of what follows in full, as the kernel takes them."""
+    assert isinstance(codec, Uniform)
     n = columns[0].shape[2]
     a, b = min(begin, n), min(end, n)
     if codec.axis == "channel" and (a % codec.group or b % codec.group):

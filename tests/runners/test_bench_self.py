@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kvfrontier.methods import Layer
-from kvfrontier.runners import bench_self
+from kvfrontier.runners import bench_self, bench_self_peers
 from kvfrontier.runners.errors import UsageError
 
 
@@ -30,7 +30,8 @@ def test_the_peer_shares_the_weights_and_keeps_its_own_attention() -> None:
 
 
 def test_a_run_writes_its_page(tmp_path: Path) -> None:
-    found = bench_self.run(1024, 7, "cpu", lambda _: None, layers=1, decoded=2048)
+    parts = ["decode", "prefill", "peaks", "flat", "long", "quantized"]
+    found = bench_self.run(1024, 7, "cpu", lambda _: None, layers=1, only=parts, decoded=2048)
     data, page = bench_self.write(found, tmp_path)
     rows = json.loads(data.read_text())["rows"]
     assert [row["n"] for row in rows if row["q1"] is not None] == [35, 7]
@@ -47,6 +48,28 @@ def test_a_part_is_measured_alone() -> None:
     assert not found.left_out
     with pytest.raises(UsageError, match="no part 'decoed'; choose of decode, prefill"):
         bench_self.run(64, 7, "cpu", lambda _: None, only=["decoed"])
+
+
+def test_further_peers_are_measured_beside_their_own_caches() -> None:
+    found = bench_self.run(64, 7, "cpu", lambda _: None, layers=1, only=["static", "sliding"])
+    assert ["StaticCache" in found.rows[0].claim, "sliding layers" in found.rows[1].claim] == [True, True]
+    assert all(row.n == 35 and row.value > 0 for row in found.rows)
+
+
+@pytest.mark.slow
+def test_ours_are_measured_beside_ours() -> None:
+    parts = ["steps", "growth", "roofline", "harness", "allocation"]
+    found = bench_self.run(256, 7, "cpu", lambda _: None, layers=1, only=parts)
+    claims = " | ".join(row.claim for row in found.rows)
+    for words in ("kivi4 against dense", "kivi2 compiled against dense", "exponent of step time", "over its floor",
+                  "the bare model on one token", "allocates beside its state"):  # fmt: skip
+        assert words in claims
+    assert all(row.value > 0 for row in found.rows)
+
+
+def test_an_exponent_is_the_slope_of_logarithms() -> None:
+    assert bench_self_peers.slope([1, 2, 4], [3.0, 6.0, 12.0]) == pytest.approx(1.0)
+    assert bench_self_peers.slope([1, 2, 4], [5.0, 5.0, 5.0]) == pytest.approx(0.0)
 
 
 def test_too_few_pairs_are_refused() -> None:

