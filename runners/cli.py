@@ -24,6 +24,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier run method=window method.window=256 task=needle context=2048
   kvfrontier run -m method=dense,window,kivi2 context=512,1024 task=needle,perplexity
   kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
+  kvfrontier train task=mqar method=dense,window,gla     small models trained with each method, and what they recall
   kvfrontier plan model=llama-3-8b method=dense,kivi4 context=131072 device=h100-80g   does it fit?
   kvfrontier allocate requests=sharegpt memory=12GiB     how a server hands the cache's memory out: what is wasted
   kvfrontier trace method=snapkv context=2048 -o trace   what memory holds, step by step
@@ -55,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[:1] == ["run"]:
             return _run(args[1:])
+        if args[:1] == ["train"]:
+            from kvfrontier.runners.train.show import command
+
+            return command(args[1:])
         if args[:1] == ["lm-eval"]:
             return _lm_eval(args[1:])
         options = _parser().parse_args(args)
@@ -88,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kvfrontier", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run cells and sweeps; takes Hydra's command line (kvfrontier run --help)")
+    commands.add_parser("train", help="train small models with each method, and measure them (kvfrontier train --help)")
 
     commands.add_parser(
         "lm-eval", help="lm-evaluation-harness, to which our models and methods are known (kvfrontier lm-eval --help)"

@@ -305,6 +305,8 @@ class Training(Block):
 
     lr, steps, tokens, seconds, flops   of the training whose model was measured: the best of `tried`
     flops       of products of matrices, forward and backward, counted on one step of each shape of batch
+    reference   of an uptrained model: validation loss with dense attention, before another method took its place. The
+                first point of the curve, at step 0, is the loss with the method before it was trained
     stopped     solved: validation reached `train.stop`; schedule: the steps were over
     parameters  that were trained, the method's own among them, `method_parameters`
     curve       a point each evaluation: step, loss, valid_loss, score
@@ -318,6 +320,7 @@ class Training(Block):
     stopped: Literal["solved", "schedule"]
     parameters: int
     method_parameters: int = 0
+    reference: float | None = None
     curve: tuple[dict[str, float], ...] = ()
     tried: tuple[Trial, ...] = ()
 

@@ -257,6 +257,11 @@ class Session:
         return self._pads
 
     @property
+    def alone(self) -> bool:
+        """One row of several is driven alone now (`rows_apart`): the others' states wait."""
+        return bool(self._beside)
+
+    @property
     def new_tokens(self) -> int:
         """Tokens decoded since the prompt."""
         return self._new

@@ -20,6 +20,7 @@ from kvfrontier.analysis.report import tables, web
 from kvfrontier.analysis.report.data import site_data
 from kvfrontier.analysis.report.pictures import pictures
 from kvfrontier.analysis.report.standings import standings
+from kvfrontier.analysis.report.trained import trained_pages
 from kvfrontier.analysis.rows import Board
 from kvfrontier.analysis.scenarios import Scenarios, scenarios
 from kvfrontier.analysis.wall import Wall, walls
@@ -71,6 +72,8 @@ def write_report(
         sections += ["", *wall_markdown(one, name)]
     for one in told.served:
         sections += ["", *one.markdown]
+    told_of_trained, files_of_trained = trained_pages(records)
+    sections += told_of_trained
     data = site_data(told.boards, source, told.walls, told.served, facts)
     rows = tables.flat(told.boards)
     texts = {
@@ -80,6 +83,7 @@ def write_report(
         "data/rows.json": rows.write_json(),
     }
     files = {name: text.encode() for name, text in texts.items()} | {"data/rows.parquet": _parquet(rows)} | made
+    files |= files_of_trained
     return [_write(out / name, content) for name, content in files.items()]
 
 

@@ -90,12 +90,14 @@ class Reader(Method):
 
     def read(self, run: Run, session: Session, x: Tensor, **options: Any) -> Tensor:
         """Read ids [B, T] or embeddings [B, T, hidden] after what was read since the model last forgot."""
-        if session.bridge.recurrent:
-            raise ValueError(
-                f"{called(self)} forgets what it has read, and this model's recurrent layers remember; choose a "
-                "model of attention layers"
-            )
         n, limit = session.states[0].cache.seen, session.bridge.max_positions
+        if session.bridge.recurrent:
+            if session.alone:
+                raise ValueError(
+                    f"{called(self)} reads the rows of a padded batch one by one, and this model's recurrent layers "
+                    "hold all of them together; give the rows as batches of their own"
+                )
+            options["fresh"] = n == 0  # what is forgotten, the model's own states forget too
         if limit is not None and n + x.shape[1] > limit:
             raise ValueError(
                 f"{called(self)} reads {n + x.shape[1]} tokens together, and the model has {limit} positions; "
