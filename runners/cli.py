@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--on-paper", action="store_true", help="70B and 405B, a million tokens, 8 GPUs, batch 64: one page, predicted"
     )
     plan.add_argument("--on", default="auto", metavar="DEVICE", help="where --agreement measures: cpu, cuda (auto)")
-    plan.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for what --agreement or --on-paper writes")
+    plan.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for what --agreement, --on-paper write")
     plan.set_defaults(serve=_plan)
 
     trace = commands.add_parser(
