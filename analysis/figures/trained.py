@@ -27,7 +27,7 @@ def recall_figure(track: Track) -> tuple[Figure, str] | None:
     if sum(map(len, points.values())) < 2:
         return None
     figure = st.figure(WIDTH, HEIGHT)
-    axes = figure.add_axes((0.09, 0.13, 0.72, 0.72))
+    axes = figure.add_axes((0.09, 0.17, 0.72, 0.73))
     axes.set_xscale("log", base=2)
     ends: list[tuple[str, float, float, str]] = []
     for name, found in points.items():
@@ -72,10 +72,10 @@ def recall_figure(track: Track) -> tuple[Figure, str] | None:
             text / 72, height / 72, name, transform=figure.dpi_scale_trans, va="center_baseline", fontsize=8,
             color=st.INK[0],
         )  # fmt: skip
-    title = f"What {track.task} leaves findable, against the state that holds it"
+    title = f"{track.task}: {track.primary} against the measured size of the state"
     figure.text(0.02, 0.97, title, fontsize=12, fontweight="bold", va="top", color=st.INK[0])
-    tests = ", ".join(test.name for test in track.tests)
-    foot = f"{track.model} trained with each method on {track.setting.machine}. Tests (tokens; more): {tests}."
+    tests = " / ".join(test.name for test in track.tests)
+    foot = f"{track.model} trained with each method on {track.setting.machine}. Tests, by tokens of a text: {tests}."
     figure.text(0.02, 0.015, "\n".join(lines(foot, 8, WIDTH - 0.3)), fontsize=8, va="bottom", color=st.MUTED[0])
     words = "; ".join(
         f"{row.method} ({row.model}) {st.number(y)} at {st.size(x)}" for found in points.values() for x, y, row in found

@@ -12,16 +12,20 @@ from typing import Any
 
 from kvfrontier.methods import Dense
 from kvfrontier.runners import models
+from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.record import content_hash
 from kvfrontier.runners.train.build import build
 from kvfrontier.runners.train.plan import Planned
 from kvfrontier.runners.train.trainer import Trainer
 
+#: What adapters are put on, by the names that transformers gives them.
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
 
 def beginning(one: Planned, checkpoints: Path) -> tuple[Callable[[], Any], float | None]:
     """What gives the model as it begins, as often as it is asked; and for uptraining its validation loss with dense
     attention, else None."""
-    config, begins = one.config, one.config["begins"]
+    config, begins, lora = one.config, one.config["begins"], one.settings.lora
     options = {"seed": config["seed"], "dtype": config["dtype"], "device": config["device"]}
     if begins == "scratch":
         return lambda: build(config["model"], one.task.tokens, **options), None
@@ -31,7 +35,7 @@ def beginning(one: Planned, checkpoints: Path) -> tuple[Callable[[], Any], float
             chosen = {**config["model"], "dtype": config["dtype"], "device": config["device"]}
             return models.load(chosen).model.requires_grad_(True)
 
-        return load, _dense(one, load(), steps=1, lr=one.settings.lr[0], file=None).validated()
+        return _adapted(load, lora), _dense(one, load(), steps=1, lr=one.settings.lr[0], file=None).validated()
     trainer = _dense(
         one, build(config["model"], one.task.tokens, **options), steps=one.settings.before, lr=one.settings.lr[0],
         file=checkpoints / f"dense-{_shared(one)}.pt",
@@ -44,12 +48,32 @@ def beginning(one: Planned, checkpoints: Path) -> tuple[Callable[[], Any], float
         made.load_state_dict(weights)
         return made
 
-    return again, trainer.validated()
+    return _adapted(again, lora), trainer.validated()
 
 
 def _dense(one: Planned, model: Any, steps: int, lr: float, file: Path | None) -> Trainer:
     settings = one.settings.model_copy(update={"steps": steps, "every": None, "stop": None})
     return Trainer(model, Dense(), one.task, settings, lr, one.config["seed"], file=file, identity=_shared(one))
+
+
+def _adapted(make: Callable[[], Any], rank: int | None) -> Callable[[], Any]:
+    """Where a rank is given, the model with low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) on its
+    attention's projections, which alone are trained beside the method's own parts. Raises UsageError without peft."""
+    if rank is None:
+        return make
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UsageError("train.lora needs peft; install it with: pip install 'kvfrontier[peft]'") from error
+
+    def adapted() -> Any:
+        model = make().requires_grad_(False)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(_PROJECTIONS)), model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        return model
+
+    return adapted
 
 
 def _shared(one: Planned) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from kvfrontier.methods import Cached, Method, registry
+from kvfrontier.methods import Cached, Layer, Method, registry
 from kvfrontier.methods.positions.alibi import AlibiPositions
 from kvfrontier.runners import models
 from kvfrontier.runners.environment import resolve_device
@@ -86,6 +86,17 @@ def compact(config: Mapping[str, Any]) -> Compact:
         raise UsageError(f"model{where}={first['input']!r}: {first['msg']}") from error
     found.check()
     return found
+
+
+def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
+    """The attention layers of a compact decoder, without its weights: shapes alone, in float32 on the CPU."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from kvfrontier.runners.bridge import Bridge
+
+    with FakeTensorMode():
+        found = Bridge(_from_config(compact(config).configuration(vocabulary=2))).layers
+    return tuple(replace(layer, module=None, rope=None, device="cpu") for layer in found)
 
 
 def name(config: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from kvfrontier.runners.record import Memory, Quality, Score, Time
 from kvfrontier.runners.tasks.task import States
 from kvfrontier.runners.train.session import TrainedSession
 from kvfrontier.runners.train.tasks import IGNORED, Batch, TrainedTask
-from kvfrontier.runners.train.trainer import EVALUATED, seeded
+from kvfrontier.runners.train.tasks.task import seeded
+from kvfrontier.runners.train.trainer import EVALUATED
 
 
 class Exam:

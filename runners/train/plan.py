@@ -140,6 +140,8 @@ def describe(config: Mapping[str, Any], records: Mapping[str, Record]) -> Planne
             )
         asked_task["tokenizer"] = dict(config["model"])
     task, settings = tasks.make(asked_task), train_settings.read(config["train"])
+    if settings.lora and begins == "scratch":
+        raise UsageError("train.lora adapts weights that were trained before; choose begins=dense or begins=pretrained")
     device = environment.resolve_device(config["device"])
     training = {
         "settings": settings.decisive

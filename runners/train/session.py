@@ -14,6 +14,7 @@ from kvfrontier.methods.registry import called
 from kvfrontier.runners.bridge import Bridge
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
+from kvfrontier.runners.train.tasks import IGNORED
 
 
 def make_parts(model: Any, method: Method, seed: int) -> nn.ModuleDict:
@@ -98,3 +99,22 @@ def _cut(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _cut(item) for key, item in value.items()}
     return type(value)(_cut(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def asked_logits(
+    session: TrainedSession, model: Any, ids: Tensor, labels: Tensor, prompt: int
+) -> tuple[Tensor, Tensor]:
+    """Logits [n, V] of the places that are asked, and what is right there [n]; `prompt` tokens of `ids` are the prompt.
+
+    A method that does something at the end of a prompt is trained as it is asked: sealed there. A model whose head is a
+    plain product makes no logits but these, which are most of the work at a large vocabulary.
+    """
+    cut = prompt if 0 < prompt < ids.shape[1] and not session.method.decode_equals_prefill else ids.shape[1]
+    plain = getattr(model, "plain_head", False)
+    found = [session.read(ids[:, :cut], hidden=plain)]
+    if cut < ids.shape[1]:
+        session.seal()
+        found.append(session.read(ids[:, cut:], hidden=plain))
+    asked = labels != IGNORED
+    out = torch.cat(found, 1)[asked]
+    return (model.get_output_embeddings()(out) if plain else out), labels[asked]

@@ -27,6 +27,7 @@ class Settings(BaseModel):
     valid: int = Field(256, ge=1)
     every: int | None = Field(None, ge=1)
     before: int = Field(1000, ge=1)
+    lora: int | None = Field(None, ge=1)
     bptt: int | None = Field(None, ge=1)
     checkpoint: float = Field(60.0, gt=0)
     keep: bool = False

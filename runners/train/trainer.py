@@ -6,9 +6,7 @@ that was never interrupted, to the bit where the device computes the same twice.
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -22,13 +20,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kvfrontier.methods.contract import Method
-from kvfrontier.runners.cache import write_whole
-from kvfrontier.runners.errors import UsageError
-from kvfrontier.runners.guard import one_line
 from kvfrontier.runners.record import content_hash
-from kvfrontier.runners.train.session import TrainedSession, make_parts
+from kvfrontier.runners.train import checkpoint
+from kvfrontier.runners.train.session import TrainedSession, asked_logits, make_parts
 from kvfrontier.runners.train.settings import Settings
 from kvfrontier.runners.train.tasks import IGNORED, Batch, TrainedTask
+from kvfrontier.runners.train.tasks.task import seeded
 
 #: Texts of one forward of an evaluation.
 EVALUATED = 128
@@ -104,8 +101,10 @@ class Trainer:
 
     def _groups(self) -> list[dict[str, Any]]:
         """Weight decay is for matrices: norms, biases, gates' logits and decays keep their size."""
-        matrices = [p for p in self.parameters if p.ndim >= 2]
-        others = [p for p in self.parameters if p.ndim < 2]
+        named = [*self.model.named_parameters(), *self.parts.named_parameters()]
+        trained = [(name, p) for name, p in named if p.requires_grad]
+        matrices = [p for name, p in trained if name.endswith("weight") and p.ndim >= 2]
+        others = [p for name, p in trained if not (name.endswith("weight") and p.ndim >= 2)]
         decay = self.settings.weight_decay
         return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
@@ -245,59 +244,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all."""
-        if self._file is None:
-            return
-        content = io.BytesIO()
-        torch.save(
-            {
-                "identity": self._identity,
-                "outcome": vars(self.outcome),
-                "flops": self._flops,
-                "model": self.model.state_dict(),
-                "parts": self.parts.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-            },
-            content,
-        )
-        write_whole(self._file, content.getvalue())
+        if self._file is not None:
+            held = {"outcome": vars(self.outcome), "flops": self._flops}
+            held |= {name: part.state_dict() for name, part in self._stateful.items()}
+            checkpoint.write(self._file, self._identity, held)
 
     def _resume(self) -> None:
-        if self._file is None or not self._file.exists():
-            return
-        try:
-            held = torch.load(self._file, map_location=self.model.device, weights_only=True)
-            if held["identity"] != self._identity:
-                return  # another training's, of the same name: it is written anew
-            self.model.load_state_dict(held["model"])
-            self.parts.load_state_dict(held["parts"])
-            self._optimizer.load_state_dict(held["optimizer"])
-            self._flops = held["flops"]
-            self.outcome = Outcome(**held["outcome"])
-        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-            raise UsageError(
-                f"the checkpoint {self._file} cannot be read ({one_line(error)[:80]}); remove it to begin anew"
-            ) from error
+        held = checkpoint.read(self._file, self._identity, self.model.device) if self._file is not None else None
+        if held is not None:
+            for name, part in self._stateful.items():
+                part.load_state_dict(held[name])
+            self._flops, self.outcome = held["flops"], Outcome(**held["outcome"])
 
-
-def asked_logits(
-    session: TrainedSession, model: Any, ids: Tensor, labels: Tensor, prompt: int
-) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] of the places that are asked, and what is right there [n]; `prompt` tokens of `ids` are the prompt.
-
-    A method that does something at the end of a prompt is trained as it is asked: sealed there. A model whose head is a
-    plain product makes no logits but these, which are most of the work at a large vocabulary.
-    """
-    cut = prompt if 0 < prompt < ids.shape[1] and not session.method.decode_equals_prefill else ids.shape[1]
-    plain = getattr(model, "plain_head", False)
-    found = [session.read(ids[:, :cut], hidden=plain)]
-    if cut < ids.shape[1]:
-        session.seal()
-        found.append(session.read(ids[:, cut:], hidden=plain))
-    asked = labels != IGNORED
-    out = torch.cat(found, 1)[asked]
-    return (model.get_output_embeddings()(out) if plain else out), labels[asked]
-
-
-def seeded(seed: int, what: str, index: Any) -> torch.Generator:
-    """A generator of its own for each thing that is drawn."""
-    return torch.Generator().manual_seed(int(content_hash([seed, what, index])[:12], 16))
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        return {"model": self.model, "parts": self.parts, "optimizer": self._optimizer}

@@ -16,6 +16,7 @@ from kvfrontier.methods import registry
 from kvfrontier.runners import budget, compose, models
 from kvfrontier.runners.plan.sizes import footprint
 from kvfrontier.runners.record import Record, canonical_json, iter_records
+from kvfrontier.runners.train import build as train
 
 RESULTS = Path(__file__).parents[2] / "results"
 RECORDS = [record for record in iter_records(RESULTS) if record.memory.status == "ok"]
@@ -25,6 +26,8 @@ def layers(model: Mapping[str, Any], dtype: str) -> list[Any]:
     """Attention layers of a record's model. One that was run before configurations had an architecture is known by its
     name."""
     compose.register()
+    if model["kind"] == "compact":
+        return [layer.at(models.resolve_dtype(dtype)) for layer in train.layers(model)]
     known = model if model.get("architecture") or model["kind"] == "tiny" else compose.choice("model", model["name"])
     return [layer.at(models.resolve_dtype(dtype)) for layer in _layers(canonical_json(dict(known)))]
 
@@ -32,6 +35,13 @@ def layers(model: Mapping[str, Any], dtype: str) -> list[Any]:
 @cache
 def _layers(model: str) -> tuple[Any, ...]:
     return models.layers(json.loads(model))
+
+
+def kept(model: Mapping[str, Any], dtype: str) -> int:
+    """Bytes that a model's convolutions keep of a text, whatever the method."""
+    if model["kind"] != "compact":
+        return 0
+    return len(model["convolutions"]) * (model["kernel"] - 1) * model["width"] * models.resolve_dtype(dtype).itemsize
 
 
 def disagreements(record: Record) -> list[str]:
@@ -45,18 +55,19 @@ def disagreements(record: Record) -> list[str]:
         at16 = [layer.at(budget.SIXTEEN_BITS) for layer in of_model]
         share16 = footprint(method, at16, cell.batch, memory.prompt_tokens).held.payload
         dense16 = budget.dense_payload(of_model, cell.batch, memory.prompt_tokens)
+        own = kept(record.config["model"], cell.dtype)
     except ValueError as error:
         return [f"cannot be rebuilt: {error}"]
     compared = {
-        "analytic_payload": at_end.held.payload,
+        "analytic_payload": at_end.held.payload + own * cell.batch,
         "analytic_slack": at_end.held.slack,
-        "live_payload": at_end.held.payload,
+        "live_payload": at_end.held.payload + own * cell.batch,
         "live_slack": at_end.held.slack,
         "live_host": at_end.held.host + at_end.held.host_slack,
-        "sealed_payload": sealed.held.payload,
-        "bytes_read": at_end.read,
-        "dense16": dense16,
-        "share16": share16 / dense16,
+        "sealed_payload": sealed.held.payload + own * cell.batch,
+        "bytes_read": at_end.read + own,
+        "dense16": dense16 + own * cell.batch,
+        "share16": (share16 + own * cell.batch) / (dense16 + own * cell.batch),
     }
     return [
         f"{key} is {getattr(memory, key)}, and the closed form says {value}"

@@ -143,3 +143,8 @@ def distinct(n: int, count: int, size: int, generator: torch.Generator) -> Tenso
     if count > size:
         raise UsageError(f"{count} different ones are wanted of {size}; raise task.vocabulary or ask for fewer")
     return torch.rand(n, size, generator=generator).topk(count, dim=1).indices
+
+
+def seeded(seed: int, what: str, index: Any) -> torch.Generator:
+    """A generator of its own for each thing that is drawn."""
+    return torch.Generator().manual_seed(int(content_hash([seed, what, index])[:12], 16))

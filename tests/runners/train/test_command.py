@@ -7,8 +7,10 @@ import pytest
 
 from kvfrontier.analysis.figures.trained import recall_figure
 from kvfrontier.analysis.trained import table, trained
+from kvfrontier.methods import registry
 from kvfrontier.runners import cli
 from kvfrontier.runners.record import load_records
+from kvfrontier.runners.train import build
 from kvfrontier.runners.train.plan import plan
 
 QUICK = [
@@ -54,6 +56,20 @@ def test_it_trains_each_method_once_and_records_every_test(train, tmp_path):
     again = json.loads(train(*words)[1])["cells"]
     assert not any(c["ran"] for c in again)
     assert [c["scores"] for c in again] == [c["scores"] for c in cells]
+
+
+@pytest.mark.slow
+def test_published_it_would_agree_with_the_closed_forms(train, tmp_path):
+    """As tests/runners/test_published_records.py asks of every record in results/."""
+    train("method=window,deltanet,rmt")
+    for record in loaded(tmp_path):
+        model = record.config["model"]
+        method, own = registry.build(record.cell.method), (model["kernel"] - 1) * model["width"] * 4
+        held = sum(
+            method.footprint(layer, 1, record.memory.prompt_tokens, record.memory.decoded_tokens).held.payload
+            for layer in build.layers(model)
+        )
+        assert record.memory.live_payload == held + own
 
 
 def test_a_grid_keeps_the_best_rate_and_says_what_the_others_took(train, tmp_path):
@@ -122,6 +138,7 @@ def test_a_dry_run_trains_nothing(train, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sweep", "least"), [("mqar_cpu", 16), ("uptrain_smoke", 4)])
 def test_every_sweep_plans(sweep, least):
     planned = plan([f"+sweep={sweep}", "results=nowhere"])

@@ -9,7 +9,7 @@ import torch
 from kvfrontier.runners.train.exam import Exam, octaves, score
 from kvfrontier.runners.train.session import TrainedSession
 from kvfrontier.runners.train.tasks import IGNORED
-from kvfrontier.runners.train.trainer import seeded
+from kvfrontier.runners.train.tasks.task import seeded
 
 SHAPE = {"length": 32, "pairs": 4}
 

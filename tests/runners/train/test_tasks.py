@@ -1,9 +1,11 @@
 """What is drawn is what its description says, by a reader of its own."""
 
+from importlib.resources import files
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.train import tasks
@@ -154,9 +156,8 @@ def test_what_makes_no_task_says_what_to_change(config, match):
         tasks.make(config)
 
 
-def test_every_task_has_a_configuration_that_repeats_its_defaults_or_says_other():
-    from kvfrontier.runners.train.plan import composed
-
-    for name in tasks.tasks():
-        config = composed([f"task={name}"])["task"]
-        assert tasks.make(config).name == name
+def test_every_task_has_a_configuration_that_makes_it():
+    folder = files("kvfrontier.configs.train").joinpath("task")
+    written = {file.name: yaml.safe_load(file.read_text()) for file in folder.iterdir() if file.name.endswith(".yaml")}
+    assert {f"{name}.yaml" for name in tasks.tasks()} == set(written)
+    assert all(f"{tasks.make(config).name}.yaml" == name for name, config in written.items())

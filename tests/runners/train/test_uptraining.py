@@ -1,5 +1,6 @@
 """A method takes dense attention's place in a model that knows no other: what is lost and what comes back."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ TEXT = [
 SMALL = ["model=llama", "model.width=32", "model.mlp=64", "begins=dense", "train.before=30", "train.lr=[0.005]"]
 
 
+@pytest.mark.slow
 def test_the_record_holds_dense_before_and_after(tmp_path, capfd):
     words = [*TEXT, *SMALL, "method=retnet", "train.steps=20", "train.every=10"]
     assert cli.main(["train", *words, f"results={tmp_path}"]) == 0, capfd.readouterr().err
@@ -72,3 +74,29 @@ def test_a_pretrained_model_goes_on_in_its_own_tokens(tmp_path, capfd):
     record: Any = load_records(tmp_path)[-1]
     assert record.cell.task["tokenizer"]["name"] == "tiny"
     assert record.training.curve[-1]["valid_loss"] < record.training.curve[0]["valid_loss"]
+
+
+def test_adapters_need_peft_and_say_so(tmp_path, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    words = [*TEXT, *SMALL, "train.before=1", "train.steps=1", "method=window", "train.lora=2"]
+    assert cli.main(["train", *words, f"results={tmp_path}"]) == 2
+    assert "kvfrontier[peft]" in capfd.readouterr().err
+
+
+def test_adapters_are_for_weights_that_were_trained(tmp_path, capfd):
+    assert cli.main(["train", *TEXT, "train.lora=2", f"results={tmp_path}"]) == 2
+    assert "begins=dense" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_adapters_alone_are_trained(tmp_path):
+    pytest.importorskip("peft")
+    words = [*TEXT, *SMALL, "train.before=2", "train.steps=2", "train.lora=2", f"results={tmp_path}", "method=gqa"]
+    (one,) = plan(words)
+    make, _ = beginning(one, tmp_path)
+    trainer = Trainer(make(), registry.build(one.method), one.task, one.settings, 0.01, 0)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.run()
+    changed = {name for name, tensor in trainer.model.state_dict().items() if not tensor.equal(before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
