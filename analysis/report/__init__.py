@@ -23,6 +23,7 @@ from kvfrontier.analysis.report.standings import standings
 from kvfrontier.analysis.report.trained import trained_pages
 from kvfrontier.analysis.rows import Board
 from kvfrontier.analysis.scenarios import Scenarios, scenarios
+from kvfrontier.analysis.trained import Track, trained
 from kvfrontier.analysis.wall import Wall, walls
 from kvfrontier.analysis.wall import markdown as wall_markdown
 from kvfrontier.runners.record import Record
@@ -37,6 +38,7 @@ class Told:
     boards: Sequence[tuple[Board, tables.Standings]]
     walls: Sequence[Wall]
     served: Sequence[Scenarios]
+    tracks: Sequence[Track] = ()
 
 
 def read(records: Iterable[Record], source: str = "results") -> Told:
@@ -44,7 +46,8 @@ def read(records: Iterable[Record], source: str = "results") -> Told:
     records = list(records)
     if not records:
         raise ValueError(f"no records in {source}; run `kvfrontier run` first")
-    return Told([(board, standings(board)) for board in boards(records)], walls(records), scenarios(records))
+    found = [(board, standings(board)) for board in boards(records)]
+    return Told(found, walls(records), scenarios(records), trained(records))
 
 
 def write_report(
@@ -74,7 +77,7 @@ def write_report(
         sections += ["", *one.markdown]
     told_of_trained, files_of_trained = trained_pages(records)
     sections += told_of_trained
-    data = site_data(told.boards, source, told.walls, told.served, facts)
+    data = site_data(told.boards, source, told.walls, told.served, facts, told.tracks)
     rows = tables.flat(told.boards)
     texts = {
         "leaderboard.md": tables.markdown(told.boards, shown) + "\n".join(sections),

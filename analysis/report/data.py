@@ -19,6 +19,7 @@ from kvfrontier.analysis.report.standings import Standing
 from kvfrontier.analysis.rows import FAMILIES, FLAGS, Board, Column, Row, canonical
 from kvfrontier.analysis.scenarios import COLUMNS as SCENARIO_COLUMNS
 from kvfrontier.analysis.scenarios import Scenarios
+from kvfrontier.analysis.trained import Track
 from kvfrontier.analysis.wall import COLUMNS as WALL_COLUMNS
 from kvfrontier.analysis.wall import Wall
 from kvfrontier.runners.record import Quartiles
@@ -41,15 +42,19 @@ def site_data(
     walls: Sequence[Wall] = (),
     served: Sequence[Scenarios] = (),
     facts: Mapping[str, Any] | None = None,
+    tracks: Sequence[Track] = (),
 ) -> dict[str, Any]:
     """The page's data. `facts`: what is known of methods beside records, and what a planner says (`kvfrontier report`
-    passes it): {"methods": {label: {...}}, "planner": {...}}."""
+    passes it): {"methods": {parameters as canonical JSON: {...}}, "planner": {...}}."""
     facts = facts or {}
-    records = sum(len(board.records) for board, _ in found) + sum(len(wall.methods) for wall in walls)
+    records = [record for board, _ in found for record in board.records]
+    records += [one.record for wall in walls for one in wall.methods]
+    records += [one.record for workloads in served for one in workloads.measured]
+    records += [one for track in tracks for row in track.rows for told in row.records.values() for one in told]
     data = {
         "source": source,
-        "records": records + sum(len(one.measured) for one in served),
-        "families": {family: _look(family) for family in _families(found, walls)},
+        "records": len(records),
+        "families": {family: _look(family) for family in _families(found, walls, tracks)},
         "flags": {flag: {"words": tables.FLAG_WORDS[flag], "mark": figures.MARKS.get(flag, "")} for flag in FLAGS},
         "costs": {key: dict(zip(("title", "unit", "words"), told, strict=True)) for key, told in COSTS.items()},
         "kinds": {kind: {"title": title, "axis": figures.SIZES[kind]} for kind, title in figures.KINDS.items()},
@@ -57,6 +62,7 @@ def site_data(
         "boards": [_board(i, board, standings) for i, (board, standings) in enumerate(found)],
         "walls": [_wall(wall) for wall in walls],
         "scenarios": [_scenario(one) for one in served],
+        "trained": [_trained(track) for track in tracks],
         "methods": described([board for board, _ in found], facts.get("methods", {})),
         "planner": by_label([board for board, _ in found], facts.get("planner")),
     }
@@ -72,9 +78,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _families(found: Sequence[tuple[Board, tables.Standings]], walls: Sequence[Wall]) -> list[str]:
+def _families(
+    found: Sequence[tuple[Board, tables.Standings]], walls: Sequence[Wall], tracks: Sequence[Track]
+) -> list[str]:
     there = {row.info.family for board, _ in found for row in board.rows}
     there |= {one.record.info.family for wall in walls for one in wall.methods}
+    there |= {row.info.family for track in tracks for row in track.rows}
     return sorted(there, key=lambda f: (FAMILIES.index(f) if f in FAMILIES else len(FAMILIES), f))
 
 
@@ -274,4 +283,28 @@ def _scenario(one: Scenarios) -> dict[str, Any]:
         "words": list(one.words),
         "heads": SCENARIO_COLUMNS,
         "rows": one.rows,
+    }
+
+
+def _trained(track: Track) -> dict[str, Any]:
+    """A track's table, and its rows as points: mean score over the tests against measured bytes of state."""
+    heads, *rows = track.lines
+    return {
+        "title": f"{track.task}, {track.model}",
+        "machine": track.setting.machine,
+        "primary": track.primary,
+        "higher": track.higher_is_better,
+        "heads": heads,
+        "rows": rows,
+        "points": [
+            {
+                "method": row.method,
+                "family": row.info.family,
+                "x": row.state,
+                "y": mean,
+                "tip": f"{row.method}, {row.model}\n{track.primary} {style.number(mean)}\n{style.size(row.state)}",
+            }
+            for row in track.rows
+            if row.state and (mean := row.mean(track.tests)) is not None
+        ],
     }

@@ -23,19 +23,9 @@ from kvfrontier.analysis.report.libraries import libraries, notices
 _HERE = Path(__file__).parent
 #: The page's own scripts, in this order: each uses what stands before it.
 SCRIPTS = (
-    "dom",
-    "state",
-    "drawing",
-    "detail",
-    "filters",
-    "frontier",
-    "board",
-    "cost",
-    "needles",
-    "methods",
-    "advice",
-    "page",
-)
+    "dom", "state", "drawing", "detail", "filters", "frontier", "board", "cost", "needles", "methods", "advice",
+    "trained", "page",
+)  # fmt: skip
 
 
 def pages(data: Mapping[str, Any], explained: Sequence[tables.Field]) -> dict[str, str]:

@@ -20,6 +20,7 @@ const costSeries = () => {
 
 // A method without a cache, far from all others, would press them into one line: it is told in words.
 const FAR = 4;
+const MOST_MARKS = 2000;
 const apart = (series) => {
   const ends = (some) => some.flatMap((one) => one.points.map((point) => point.told[0]));
   const cached = ends(series.filter((one) => !one.uncached));
@@ -50,7 +51,7 @@ const drawCost = () => {
   const height = Math.round(Math.min(560, Math.max(340, width * 0.5, series.length * 14 + 80)));
   const ticks = roundTicks(low, high, cost.unit, 8);
   const few = contexts.length <= (narrow ? 4 : 9) ? contexts : contexts.filter((_, i) => i % Math.ceil(contexts.length / (narrow ? 4 : 9)) === 0);
-  const flat = series.flatMap((one) => one.points.map((point) => ({ ...point, one })));
+  const flat = series.flatMap((one) => one.points.map((point, i) => ({ ...point, one, isLast: i === one.points.length - 1 })));
   const stroke = (point) => familyColor(point.one.family);
   const plot = Plot.plot({
     width, height, marginLeft: 66, marginRight: right, marginBottom: 44, marginTop: 24, style: STYLE, ariaLabel: `${cost.title} against context`,
@@ -69,14 +70,17 @@ const drawCost = () => {
   const ends = series.map((one) => one.points.at(-1));
   const heights = spread(ends.map((end) => y.apply(end.told[0])), Math.min(13, (height - 70) / series.length), 26, height - 46);
   series.forEach((one, i) => {
+    if (series.length > MOST_NAMES && !one.dense) return;
     const [px, py] = [x.apply(ends[i].context), y.apply(ends[i].told[0])];
     svg.append(h("line", { class: "leader", x1: px + 6, y1: py, x2: width - right + 10, y2: heights[i], style: `stroke:${familyColor(one.family)}` }));
     svg.append(h("text", { class: one.dense ? "name bold" : "name", x: width - right + 13, y: heights[i], "text-anchor": "start", dy: "0.35em", "aria-hidden": "true" }, one.method));
     if (one.hit) svg.append(h("path", { class: "cross", d: "M-6 -6L6 6M-6 6L6 -6", transform: `translate(${px},${py})` }));
   });
-  addPoints(svg, flat.map((point) => ({
+  // So many marks would hide the lines: the last of each method stands for it.
+  const marked = flat.length > MOST_MARKS ? flat.filter((point) => point.isLast) : flat;
+  addPoints(svg, marked.map((point) => ({
     method: point.one.method, family: point.one.family, hollow: !point.one.competes, px: x.apply(point.context), py: y.apply(point.told[0]), scale: 0.75,
-    tip: `${point.one.method}, ${thousands(point.context)} tokens\n${point.told[1]}${point.one.hit && point === flat.findLast((other) => other.one === point.one) ? "\nmemory ran out beyond this context" : ""}`,
+    tip: `${point.one.method}, ${thousands(point.context)} tokens\n${point.told[1]}${point.one.hit && point.isLast ? "\nmemory ran out beyond this context" : ""}`,
     open: point.row && (() => openRow(point.row)),
   })), `${cost.title}: ${series.length} methods`);
   fill(figure, plot);
@@ -100,4 +104,5 @@ const startCost = () => {
   $("cost-from").addEventListener("change", showCost);
   listeners.push(showCost);
   watchWidth($("cost-figure"), showCost);
+  showCost();
 };

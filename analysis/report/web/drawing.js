@@ -97,11 +97,15 @@ const widthOf = (text, bold) => {
 const PLACES = [[9, 0, "start"], [-9, 0, "end"], [0, -13, "middle"], [0, 14, "middle"], [9, -11, "start"], [9, 12, "start"], [-9, -11, "end"], [-9, 12, "end"],
   [20, -24, "start"], [20, 26, "start"], [-20, -24, "end"], [-20, 26, "end"], [30, -38, "start"], [-30, 40, "end"]];
 
+// Of more points only those on the front are named; the others say their names when they are pointed at.
+const MOST_NAMES = 80;
+
 // Names beside points: each where it covers least; one that must cover another is left to the tip, unless it is bold.
 const addNames = (svg, points, frame, obstacles) => {
   const taken = [...obstacles, ...points.map((p) => [p.px - 5, p.py - 5, p.px + 5, p.py + 5])];
   const over = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
-  for (const point of [...points].sort((a, b) => (b.bold ?? 0) - (a.bold ?? 0) || a.px - b.px)) {
+  const named = points.length > MOST_NAMES ? points.filter((point) => point.bold) : points;
+  for (const point of [...named].sort((a, b) => (b.bold ?? 0) - (a.bold ?? 0) || a.px - b.px)) {
     const width = widthOf(point.label, point.bold);
     let best;
     for (const [dx, dy, anchor] of PLACES) {

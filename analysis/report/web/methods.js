@@ -84,4 +84,5 @@ const startMethods = () => {
   });
   addEventListener("hashchange", goToMethod);
   listeners.push(showMethod);
+  showMethod();
 };

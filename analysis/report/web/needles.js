@@ -35,4 +35,5 @@ const showNeedles = () => {
 const startNeedles = () => {
   $("needle-column").addEventListener("change", showNeedles);
   listeners.push(showNeedles);
+  showNeedles();
 };

@@ -5,27 +5,30 @@ $("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
 });
 
+const SECTIONS = ["frontier", "board", "cost", "methods"];
+
 const start = async () => {
   site = await read();
   startTips();
+  for (const id of SECTIONS) $(id).hidden = !site.boards.length; // each then hides itself where it is empty
   if (site.boards.length) {
     $("shown").hidden = false;
     startFrontier();
     startBoard();
-    startCost();
+    startFilters();
+  }
+  // What stands first can be read now; what is below comes while it is. In milliseconds since the page was opened.
+  document.documentElement.dataset.drawn = Math.round(performance.now());
+  await new Promise((resolve) => setTimeout(resolve));
+  $("cost").hidden = false;
+  startCost();
+  startTrained();
+  if (site.boards.length) {
     startNeedles();
     startMethods();
     startAdvice();
-    for (const id of ["frontier", "board", "cost", "methods"]) $(id).hidden = false; // each hides itself where it is empty
-    startFilters();
     goToMethod();
-  } else {
-    startCost();
-    $("cost").hidden = false;
-    showCost();
   }
-  // When it was drawn, in milliseconds since it was opened.
-  document.documentElement.dataset.drawn = Math.round(performance.now());
   document.documentElement.dataset.ready = "true";
 };
 
