@@ -62,6 +62,7 @@ class Planned:
     task: TrainedTask
     settings: Settings
     asked: tuple[Asked, ...]
+    overrides: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> bool:
@@ -94,12 +95,12 @@ def plan(words: Sequence[str]) -> list[Planned]:
     found: dict[str, Planned] = {}
     records: dict[str, dict[str, Record]] = {}
     with _hydra():
-        configs = [composed(overrides) for overrides in _expanded(words)]
-    for config in configs:
+        configs = [(overrides, composed(overrides)) for overrides in _expanded(words)]
+    for overrides, config in configs:
         results = Path(config["results"])
         if config["results"] not in records:
             records[config["results"]] = {r.id: r for r in load_records(results)} if results.exists() else {}
-        one = describe(config, records[config["results"]])
+        one = describe(config, records[config["results"]], overrides)
         found.setdefault(one.identity, one)
     return list(found.values())
 
@@ -117,8 +118,8 @@ def reread(planned: Sequence[Planned]) -> list[Planned]:
     ]
 
 
-def describe(config: Mapping[str, Any], records: Mapping[str, Record]) -> Planned:
-    """One training, from a composed configuration."""
+def describe(config: Mapping[str, Any], records: Mapping[str, Record], overrides: Sequence[str] = ()) -> Planned:
+    """One training, from a configuration that these overrides composed."""
     method = dict(config["method"])
     if not method.get("layers"):
         method.pop("layers", None)
@@ -160,14 +161,14 @@ def describe(config: Mapping[str, Any], records: Mapping[str, Record]) -> Planne
             device=device,
             method=method,
             task={"name": task.name, **task.asked(shape), "examples": task.examples},
-            protocol=dict(config["meter"]),
+            protocol={"chunk": None, **config["meter"]},
             context=shape["length"],
             seed=seed,
             training=training,
         )
         key = identify(cell)
         asked.append(Asked(shape, cell, key, records.get(key)))
-    return Planned(dict(config), method, task, settings, tuple(asked))
+    return Planned(dict(config), method, task, settings, tuple(asked), tuple(overrides))
 
 
 def identify(cell: Cell) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -140,6 +141,7 @@ def _record(
         memory=memory,
         time=time,
         training=training,
+        command=shlex.join(["kvfrontier", "train", *one.overrides]),
     )
 
 

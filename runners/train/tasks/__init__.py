@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.train.tasks.task import IGNORED, Batch, Shape, TrainedTask
 
-__all__ = ["IGNORED", "Batch", "Shape", "TrainedTask", "make", "tasks"]
+__all__ = ["IGNORED", "Batch", "Shape", "TrainedTask", "make", "of", "tasks"]
 
 
 @cache
@@ -47,3 +47,13 @@ def make(config: Mapping[str, Any]) -> TrainedTask:
         first = error.errors()[0]
         where = "".join(f".{part}" for part in first["loc"])
         raise UsageError(f"task{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def of(cell: Mapping[str, Any]) -> tuple[TrainedTask, Shape]:
+    """The task and shape that a record's cell names (`TrainedTask.asked`). Raises UsageError where there is none."""
+    name = str(cell.get("name", ""))
+    if name not in tasks():
+        raise unknown("task of the trained track", name, tasks())
+    shape = {key: cell[key] for key in ("length", *tasks()[name].shape) if key in cell}
+    rest = {key: value for key, value in cell.items() if key not in (*shape, "version")}
+    return make({**rest, "train": [{**shape, "examples": 1}], "test": [shape]}), shape

@@ -1,6 +1,7 @@
 """`kvfrontier train`, as a user types it."""
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kvfrontier.analysis.trained import table, trained
 from kvfrontier.methods import registry
 from kvfrontier.runners import cli
 from kvfrontier.runners.record import load_records
-from kvfrontier.runners.train import build
+from kvfrontier.runners.train import build, tasks
 from kvfrontier.runners.train.plan import plan
 
 QUICK = [
@@ -53,6 +54,11 @@ def test_it_trains_each_method_once_and_records_every_test(train, tmp_path):
         assert training.seconds > 0
         assert training.curve[-1]["step"] == 2
         assert record.quality.chance == 1 / 32
+        task, shape = tasks.of(record.cell.task)
+        assert task.hash(shape) == record.quality.task_hash
+        again = shlex.split(record.command)
+        assert again[:2] == ["kvfrontier", "train"]
+        assert {a.id for one in plan(again[2:]) for a in one.asked} >= {record.id}
     again = json.loads(train(*words)[1])["cells"]
     assert not any(c["ran"] for c in again)
     assert [c["scores"] for c in again] == [c["scores"] for c in cells]
@@ -162,6 +168,9 @@ def test_zoology_is_the_published_grid():
     ]  # fmt: skip
     assert task.exams[-1] == {"length": 1024, "pairs": 256}
     assert task.examples == 1000
+    settings = planned[0].settings
+    assert (settings.steps, settings.epochs, settings.batch, settings.stop) == (None, 32, 256, 0.99)
+    assert settings.lr == pytest.approx([10**x for x in (-3, -2.5, -2, -1.5)])
 
 
 @pytest.mark.slow
