@@ -33,7 +33,7 @@ __all__ = ["Told", "read", "write_report"]
 
 @dataclass(frozen=True)
 class Told:
-    """What records come to: boards with their standings, searches for the longest context, workloads."""
+    """What records come to: boards and their standings, searches for the longest context, workloads, trainings."""
 
     boards: Sequence[tuple[Board, tables.Standings]]
     walls: Sequence[Wall]

@@ -169,6 +169,7 @@ def test_the_board_is_searched_and_its_columns_are_chosen(opened: Callable[..., 
     assert "at most 25%" in seen.page.inner_text("#board-said")
 
 
+@pytest.mark.slow
 def test_a_budget_shows_what_was_matched_to_it(opened: Callable[..., Seen], cell_of, tmp_path) -> None:
     budget = {"asked": "25%", "limit": 1000, "knob": "window", "value": 100, "got": 990}
     found = [cell_of("dense"), cell_of("sinks", cell__budget=budget), cell_of("window")]
@@ -187,6 +188,7 @@ def test_scores_of_two_task_hashes_stand_in_two_columns(opened: Callable[..., Se
     assert seen.page.locator("#front-column option").count() == 2
 
 
+@pytest.mark.slow
 def test_another_machine_is_another_choice_and_never_beside(opened: Callable[..., Seen], cell_of, tmp_path) -> None:
     here = [cell_of(m) for m in ("dense", "sinks", "kivi4")]
     there = [cell_of(m, environment__device_name="H200") for m in ("dense", "kivi2")]
@@ -225,6 +227,7 @@ def test_a_method_has_an_address_a_formula_and_its_failures(opened: Callable[...
     assert seen.page.locator("#method svg[aria-label*='kivi4 at 1,024 tokens']").count() == 1
 
 
+@pytest.mark.slow
 def test_a_search_up_to_the_wall_is_drawn_crossed_and_listed(opened: Callable[..., Seen], cell_of, tmp_path) -> None:
     probes = [
         {"size": n, "status": "ok", "state": n * 1000, "decode": 0.01, "prefill": 1.0} for n in (1024, 2048, 6656)
@@ -242,6 +245,7 @@ def test_a_search_up_to_the_wall_is_drawn_crossed_and_listed(opened: Callable[..
         assert "6,656" in seen.page.inner_text("#wall-table")
 
 
+@pytest.mark.slow
 def test_needles_stand_side_by_side(opened: Callable[..., Seen], cell_of, tmp_path) -> None:
     samples = [{"targets": ["1"], "generation": "1", "correct": i < 4, "depth": i / 7} for i in range(8)]
     found = [cell_of(m, task="needle", quality__samples=samples) for m in ("dense", "sinks")]
