@@ -108,7 +108,7 @@ test: lint ## Everything that runs without a GPU: lint, types, tests
 # What some of them are compared with is heavy, and belongs to extras.
 test-slow: dev ## The tests that take minutes each, and nothing else
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,lm_eval,benchmarks]'
-	$(MAKE) test MARK="slow"
+	$(MAKE) test MARK="slow and not launchers"
 
 # Triton in a folder of its own: beside the CPU build of torch nothing else needs its 270 MB. Its interpreter runs the
 # kernels on the CPU, and its compiler makes them for a GPU that need not be there.

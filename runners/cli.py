@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 
-from kvfrontier.runners import cli_page
+from kvfrontier.runners import cli_page, cli_wandb
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.gpu_suite import command as gpu_suite
 from kvfrontier.runners.prefix import command as prefix
@@ -35,6 +35,7 @@ What long context costs, and what each way of paying less loses.
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
   kvfrontier power task=needle delta=0.05                how many samples a difference needs
+  kvfrontier wandb-sync results/                         records that exist, into a W&B project
   kvfrontier prefix ls                                   dense prefixes that quality runs share; clear, bench
   kvfrontier bench-self -o bench                         our speed beside the library's
   kvfrontier gpu-suite --minutes 8 -o gpu                everything a GPU is asked, in minutes; goes on where it stopped
@@ -326,6 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     suite.set_defaults(serve=gpu_suite.serve)
     prefix.add(commands)
     cli_page.add(commands)
+    cli_wandb.add(commands)
     return parser
 
 

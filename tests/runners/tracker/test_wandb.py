@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,8 @@ from kvfrontier.runners.record import (
     Score,
     Time,
 )
-from kvfrontier.runners.tracker import TrackerWarning, metrics, parse, track
+from kvfrontier.runners.tracker import TrackerWarning, WandbSettings, parse, track
+from kvfrontier.runners.tracker.metrics import flat, metrics
 
 OFFLINE = {"name": "wandb", "mode": "offline", "timeout": 8}
 
@@ -72,6 +70,7 @@ def record(context: int, task: dict[str, Any] | None = None, task_hash: str = "1
         quality=Quality(
             status="ok",
             task_hash=task_hash,
+            samples=tuple({"keys": ["a", "b"], "generation": f"answer {i}", "recall": 0.5} for i in range(2)),
             scores={"accuracy": Score(value=0.5, n=8, low=0.25, high=0.75), "kl": Score(value=0.125, n=8)},
         ),
         memory=Memory(status="ok", **counts, share16=0.25, prefill_parts=Parts(state=3), decode_parts=Parts(state=2)),
@@ -109,9 +108,9 @@ def test_every_number_of_a_record_has_a_name():
     assert shown["memory/peak_less_weights"] == one.memory.peak - one.memory.weights
     for key in Memory.model_fields:
         parts = [f"{key}/{part}" for part in Parts.model_fields] if key.endswith("_parts") else [key]
-        assert key == "reason" or all(f"memory/{part}" in shown for part in parts)
+        assert key in ("reason", "failure") or all(f"memory/{part}" in shown for part in parts)
     for key in Time.model_fields:
-        assert key in ("reason",) or f"time/{key}" in shown or f"time/{key}/median" in shown
+        assert key in ("reason", "failure") or f"time/{key}" in shown or f"time/{key}/median" in shown
 
 
 def test_what_was_not_measured_is_left_out():
@@ -135,7 +134,7 @@ def test_compressing_at_the_prompt_is_another_curve():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": "tensorboard"}, "there is no tracker 'tensorboard'; choose one of: none, wandb"),
+        ({"name": "comet"}, "there is no tracker 'comet'; choose one of: none, wandb, tensorboard"),
         ({"name": "wandb", "mode": "loud"}, "tracker.mode='loud': choose one of: offline, online; or tracker=none"),
         ({"name": "wandb", "projct": "x"}, "tracker.projct='x': Extra inputs are not permitted"),
         ({"name": "wandb", "timeout": "long"}, "tracker.timeout='long': "),
@@ -151,10 +150,29 @@ def test_settings_that_do_not_exist_are_refused(settings, words):
 def test_the_configuration_is_understood(name):
     from omegaconf import OmegaConf
 
-    file = Path(__file__).parents[2] / "configs" / "tracker" / f"{name}.yaml"
+    file = Path(__file__).parents[3] / "configs" / "tracker" / f"{name}.yaml"
     kind, wanted = parse(OmegaConf.to_container(OmegaConf.load(file)))  # pyright: ignore[reportArgumentType]
     assert kind == name
-    assert wanted.mode == "offline", "without an account"
+    assert not isinstance(wanted, WandbSettings) or wanted.mode == "offline", "without an account"
+
+
+@pytest.mark.parametrize("name", ["tensorboard"])
+def test_a_tracker_whose_library_is_absent_names_its_extra(name, monkeypatch):
+    monkeypatch.setattr("kvfrontier.runners.tracker.find_spec", lambda library: None)
+    with pytest.raises(UsageError, match=rf"tracker={name} needs an extra: pip install 'kvfrontier\[{name}\]'"):
+        parse({"name": name})
+
+
+def test_whatever_goes_wrong_in_a_tracker_is_said_once_and_stops_nothing(tmp_path, monkeypatch):
+    class Broken:
+        def log(self, record):
+            raise OSError("the\ndisk is full")
+
+    monkeypatch.setattr("kvfrontier.runners.tracker._open", lambda *_: Broken())
+    with track(OFFLINE, name="job", config={}, folder=tmp_path) as tracker:
+        with pytest.warns(TrackerWarning, match=r"the tracker stopped \(the disk is full\)"):
+            tracker.log(record(512))
+        tracker.log(record(1024))
 
 
 def test_none_writes_nothing(tmp_path):
@@ -179,15 +197,23 @@ def decoded(file: Path) -> dict[str, Any]:
     """LevelDB's log format around protocol buffers."""
     from wandb.proto.wandb_internal_pb2 import Record as Entry  # pyright: ignore[reportAttributeAccessIssue]
 
-    found: dict[str, Any] = {"history": [], "steps": {}, "summary": {}, "exit": None}
+    found: dict[str, Any] = {"history": [], "tables": [], "artifacts": [], "stats": 0}
+    found |= {"config": {}, "steps": {}, "summary": {}, "exit": None}
     for data in chunks(file.read_bytes()):
         entry = Entry()
         entry.ParseFromString(data)
         match entry.WhichOneof("record_type"):
             case "run":
                 found["run"], found["config"] = entry.run, items(entry.run.config.update)
+            case "config":
+                found["config"] |= items(entry.config.update)
             case "history":
-                found["history"].append(items(entry.history.item))
+                row = items(entry.history.item)
+                found["tables" if any(key.startswith("samples/") for key in row) else "history"].append(row)
+            case "artifact":
+                found["artifacts"].append(entry.artifact)
+            case "stats":
+                found["stats"] += 1
             case "metric":
                 found["steps"][entry.metric.name or entry.metric.glob_name] = entry.metric.step_metric
             case "summary":
@@ -198,7 +224,12 @@ def decoded(file: Path) -> dict[str, Any]:
 
 
 def items(entries: Any) -> dict[str, Any]:
-    return {entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+    """Keys and values; of a value with parts, each part by its path."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        key, value = entry.key or ".".join(entry.nested_key), json.loads(entry.value_json)
+        found |= {f"{key}.{part}": v for part, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
@@ -231,7 +262,9 @@ def test_the_offline_file_holds_every_metric(tmp_path):
     for one, row in zip(records, found["history"], strict=True):
         assert metrics(one).items() <= row.items()
     assert metrics(records[-1]).items() <= found["summary"].items()
-    assert found["config"].items() >= config.items()
+    assert found["config"].items() >= flat(config).items()
+    told = {"method.bits": 2, "method_label": "kivi2", "environment.torch": "2.13.0", "environment.device_name": "EPYC"}
+    assert found["config"].items() >= told.items(), "flat, so that every value is a column of W&B's table"
     assert (found["run"].display_name, found["run"].run_group, found["run"].project) == (
         "kivi2 tiny",
         "sweep",
@@ -240,6 +273,36 @@ def test_the_offline_file_holds_every_metric(tmp_path):
     assert list(found["run"].tags) == ["a"]
     assert found["steps"]["*"] == "context", "so that curves over the context appear by themselves"
     assert found["exit"] == 0
+
+
+def test_samples_are_a_table_and_the_records_file_an_artifact(tmp_path):
+    (tmp_path / "kivi.jsonl").write_text("the records\n")
+    with track(OFFLINE, name="kivi", config={}, folder=tmp_path) as tracker:
+        for context in (512, 1024):
+            tracker.log(record(context))
+    found = read(tmp_path)
+    (row,) = found["tables"]
+    (file,) = tmp_path.rglob(Path(row["samples/needle.path"]).name)
+    table = json.loads(file.read_text())
+    rows = [dict(zip(table["columns"], values, strict=True)) for values in table["data"]]
+    assert [(r["context"], r["sample"], r["generation"], r["keys"]) for r in rows] == [
+        (context, i, f"answer {i}", '["a", "b"]') for context in (512, 1024) for i in range(2)
+    ]
+    (kept,) = [a for a in found["artifacts"] if a.type == "records"]
+    assert [entry.path for entry in kept.manifest.contents] == ["kivi.jsonl"]
+
+
+def test_without_samples_there_is_no_table(tmp_path):
+    with track({**OFFLINE, "samples": False}, name="kivi", config={}, folder=tmp_path) as tracker:
+        tracker.log(record(512))
+    assert not read(tmp_path)["tables"]
+
+
+@pytest.mark.parametrize("seconds", [15, None])
+def test_the_machine_is_sampled_where_that_is_asked_for(tmp_path, seconds):
+    with track({**OFFLINE, "system_metrics": seconds}, name="kivi", config={}, folder=tmp_path) as tracker:
+        tracker.log(record(512))
+    assert bool(read(tmp_path)["stats"]) == (seconds is not None)
 
 
 def fail(name: str, folder: Path) -> None:
@@ -273,9 +336,10 @@ def account(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
 
 
-def log_online(folder: Path) -> None:
-    with track({**OFFLINE, "mode": "online"}, name="job", config={}, folder=folder) as tracker:
-        tracker.log(record(512))
+def log_online(folder: Path, jobs: int = 1) -> None:
+    for _ in range(jobs):
+        with track({**OFFLINE, "mode": "online"}, name="job", config={}, folder=folder) as tracker:
+            tracker.log(record(512))
 
 
 def test_online_without_an_account_asks_for_none_and_is_kept_on_disk(tmp_path, monkeypatch):
@@ -315,27 +379,28 @@ def test_a_server_that_cannot_be_reached_costs_no_minutes(tmp_path, monkeypatch)
 
 
 def test_a_server_that_refuses_is_as_good_as_none(tmp_path, monkeypatch):
-    from kvfrontier.runners import tracker as module
+    from kvfrontier.runners.tracker import wandb as module
 
-    init = module._init
+    init = module.init
 
-    def refusing(wandb, wanted, mode, *rest):
+    def refusing(wandb, wanted, *, mode, **rest):
         if mode == "online":
             raise wandb.errors.CommError("returned error 403:\n permission denied")
-        return init(wandb, wanted, mode, *rest)
+        return init(wandb, wanted, mode=mode, **rest)
 
-    monkeypatch.setattr(module, "_init", refusing)
-    monkeypatch.setattr(module, "_why_offline", lambda wandb, timeout: "")
-    with pytest.warns(TrackerWarning, match=r"\(returned error 403: permission denied\)"):
-        log_online(tmp_path)
-    assert len(read(tmp_path)["history"]) == 1
+    monkeypatch.setattr(module, "init", refusing)
+    monkeypatch.setattr(module, "why_offline", lambda wandb, timeout: "")
+    with pytest.warns(TrackerWarning, match=r"\(returned error 403: permission denied\)") as said:
+        log_online(tmp_path, jobs=2)
+    assert len(said) == 1, "once a sweep, not once a job"
+    assert len(list(tmp_path.rglob("*.wandb"))) == 2
 
 
 def test_a_folder_that_wandb_cannot_use_stops_nothing(tmp_path, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kvfrontier.runners.tracker._init", broken)
+    monkeypatch.setattr("kvfrontier.runners.tracker.wandb.init", broken)
     with (
         pytest.warns(TrackerWarning, match=r"cannot keep this run \(no space left\); the records are complete"),
         track(OFFLINE, name="job", config={}, folder=tmp_path) as tracker,
@@ -347,7 +412,7 @@ DYING = """
 import sys, psutil
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_tracker import OFFLINE, record
+from test_wandb import OFFLINE, record
 from kvfrontier.runners.tracker import track
 with track(OFFLINE, name="job", config={{}}, folder=Path({folder!r})) as tracker:
     tracker.log(record(512))
@@ -371,78 +436,3 @@ def test_wandbs_own_process_may_die(tmp_path):
     assert done.stdout == "the work went on\n", done.stderr
     assert done.stderr.count("W&B stopped taking this run (Connection lost)") == 1
     assert done.returncode == 0
-
-
-class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        text = (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body).decode(errors="replace")
-        self.server.heard.append(text)  # pyright: ignore[reportAttributeAccessIssue]
-        query = json.loads(text).get("query", "") if self.path == "/graphql" else ""
-        project = {"id": "cA==", "name": "kvfrontier", "entity": {"id": "ZQ==", "name": "someone"}}
-        answer: dict[str, Any] = {}
-        if "upsertBucket" in query:
-            run = {
-                "id": "cg==",
-                "name": "run",
-                "displayName": "run",
-                "config": "{}",
-                "sweepName": None,
-                "project": project,
-            }
-            answer = {"upsertBucket": {"bucket": run | {"historyLineCount": 0}, "inserted": True}}
-        elif "createRunFiles" in query:
-            answer = {"createRunFiles": {"runID": "cg==", "uploadHeaders": [], "files": []}}
-        elif "viewer" in query:
-            answer = {"viewer": {"id": "dQ==", "entity": "someone", "username": "someone", "flags": "{}"}}
-        elif "serverInfo" in query:
-            answer = {"serverInfo": {"features": [], "cliVersionInfo": {"max_cli_version": "0.99.0"}}}
-        sent = json.dumps({"data": answer} if query else {"exitcode": None, "limits": {}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(sent)))
-        self.end_headers()
-        self.wfile.write(sent)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Any]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.heard = []  # pyright: ignore[reportAttributeAccessIssue]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-ONLINE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_tracker import log_online
-log_online(Path({folder!r}))
-"""
-
-
-@pytest.mark.slow
-def test_online_the_metrics_arrive(tmp_path, server):
-    own = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE")}
-    own |= {
-        "WANDB_MODE": "online",
-        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}",
-        "WANDB_API_KEY": "0" * 40,
-        "NO_PROXY": "127.0.0.1",
-    }
-    script = ONLINE.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, env=own
-    )
-    assert done.returncode == 0, done.stderr
-    assert any("quality/needle/accuracy" in said and "memory/peak_less_weights" in said for said in server.heard)
-    assert len(read(tmp_path)["history"]) == 1, "and on disk too"
