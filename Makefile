@@ -22,7 +22,7 @@ TESTS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := analysis configs methods runners
 
-.PHONY: help bench smoke bench-self report install dev links lint format test test-slow test-kernels constraints clean
+.PHONY: help bench smoke bench-self report install dev links lint format test test-slow test-kernels test-launchers constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -110,6 +110,12 @@ test-slow: dev ## The tests that take minutes each, and nothing else
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,lm_eval,benchmarks]'
 	$(MAKE) test MARK="slow and not launchers"
 
+# What they need lies in a folder of its own, as the extras joblib, submitit, ray and tensorboard would bring it,
+# less clouds and dashboards: the environment keeps its versions.
+test-launchers: dev ## Hydra's launchers and other trackers, on a real Slurm and a real Ray (fetches ray, 420 MB)
+	$(PIP) install --quiet --upgrade --no-deps --no-compile --target .launchers --requirement tests/launchers/requirements.txt
+	PYTHONPATH=.launchers $(BIN)/python -m pytest -m launchers tests/launchers tests/runners/tracker
+
 # Triton in a folder of its own: beside the CPU build of torch nothing else needs its 270 MB. Its interpreter runs the
 # kernels on the CPU, and its compiler makes them for a GPU that need not be there.
 test-kernels: dev ## The Triton kernels, interpreted on the CPU and compiled for a GPU (fetches triton, 270 MB)
@@ -123,4 +129,4 @@ constraints: dev ## Pin in constraints.txt what .venv holds
 	@mv .constraints.new constraints.txt
 
 clean: ## Remove .venv, the links and the caches; results stay
-	rm -rf $(VENV) .peers .triton .links build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .peers .launchers .triton .links build dist .pytest_cache .ruff_cache

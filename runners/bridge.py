@@ -335,7 +335,8 @@ class ModelRope:
                 if dtype == x.dtype and torch.equal(known, positions):
                     return angles
         found = self._rotary(x, positions.to(x.device), **self._options)
-        angles = found if isinstance(found, tuple) else (found,)
+        # The rotary module may lie on another device than this layer.
+        angles = tuple(a.to(x.device) for a in (found if isinstance(found, tuple) else (found,)))
         if cheap:
             self._kept = [(positions.clone(), x.dtype, angles), *self._kept[:3]]
         return angles

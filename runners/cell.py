@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,12 +56,12 @@ if TYPE_CHECKING:
 _NO_TASK = {"name": "none", "version": 1}
 
 
-def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool = True) -> Cell:
+def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool = True, here: bool = True) -> Cell:
     """What determines a record, from a composed configuration. Raises UsageError for what does not exist.
 
     A budget is solved at the end of the task's prompt, so that the scores are of a state within it, or of `prompt`
     tokens where no task is run. `refuse=False` leaves it to `check` to say that values make no method, or that the
-    method cannot serve the model: in a sweep that is a result.
+    method cannot serve the model: in a sweep that is a result. `here=False`: another machine will run it.
     """
     models.resolve_dtype(config["dtype"])
     tracker.parse(config["tracker"])
@@ -68,13 +69,17 @@ def describe(config: Mapping[str, Any], prompt: int | None = None, refuse: bool 
     search = search_settings.read(config)
     for key, value, least in [
         *((key, config[key], least) for key, least in (("context", 2), ("batch", 1), ("seed", 0))),
-        *((f"meter.{key}", value, int(key != "warmups")) for key, value in config["meter"].items()),
+        *((f"meter.{key}", value, int(key == "decode_tokens")) for key, value in config["meter"].items()),
         *((f"protocol.{key}", value, 1) for key, value in config["protocol"].items() if value is not None),
     ]:
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{key}={value!r} must be a whole number of at least {least}")
-    device = str(models.resolve_device(config["device"]))
+    device = str(models.resolve_device(config["device"], here))
     context, batch = config["context"], config["batch"]
+    if not config["meter"]["repetitions"] and (search or config.get("memory_limit")):
+        raise UsageError("meter.repetitions=0 times nothing; a search and memory_limit= are of a timed pass, so give 1")
+    if config["model"].get("device_map") and (search or config.get("memory_limit")):
+        raise UsageError("a search and memory_limit= are of one GPU, and model.device_map of several; leave one away")
     workload = workloads.make(config["workload"]) if config.get("workload") else None
     if workload and search:
         raise UsageError("a workload says how long its requests are; leave +search or workload away")
@@ -149,10 +154,16 @@ def model_name(config: Mapping[str, Any]) -> str:
     return f"{config['name']}({', '.join(settings)})"
 
 
-def identify(cell: Cell) -> str:
-    """The id of the cell's record on this machine."""
-    here = _environment(cell.device)
-    return record_id(cell, registry.source_hash(cell.method), here.device_name, here.torch, here.transformers)
+def identify(cell: Cell, device_name: str | None = None) -> str:
+    """The id of the cell's record on this machine's device, or on one of this name, with the libraries here."""
+    name = device_name or _environment(cell.device).device_name
+    return record_id(cell, registry.source_hash(cell.method), name, torch.__version__, _transformers())
+
+
+@cache
+def _transformers() -> str:
+    """Its version, without loading it: reading that takes longer than all else of an id."""
+    return version("transformers")
 
 
 def method_label(cell: Cell) -> str:
@@ -327,6 +338,8 @@ class Bench:
 
                 limit, report = process.run(searches.request(cell, self._model))
                 time = report.time
+            elif not protocol["repetitions"]:
+                time = Time(status="skipped", reason="meter.repetitions=0")
             else:
                 time = guarded(Time, lambda: meter.measure_time(self._open(cell), prompt, decode, **passes, **counts))
             if cell.memory_limit and time.status == "oom":

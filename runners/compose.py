@@ -42,6 +42,7 @@ def register() -> None:
     from kvfrontier.runners import tasks
 
     plugins.register(CellSweeper)
+    _register_resolvers()
     store = ConfigStore.instance()
     nodes = {"method": {n: {**e.parameters, "layers": None} for n, e in registry.entries().items()}}
     nodes["task"] = {n: tasks.describe(n)["parameters"] for n in tasks.names()}
@@ -54,6 +55,22 @@ def register() -> None:
             store.store(group=f"{group}/base", name=name, node=node)
             if name not in written:
                 store.store(group=group, name=name, node=node)
+
+
+def _register_resolvers() -> None:
+    """What configs/hydra/launcher asks for: how many GPUs this machine shows, and how many a job needs."""
+
+    def visible_gpus() -> int:
+        from kvfrontier.runners.placement import visible
+
+        return len(visible())
+
+    def gpus_of_a_job(device: str) -> int | None:
+        wanted = device.startswith("cuda") or (device == "auto" and visible_gpus())
+        return 1 if wanted else None
+
+    OmegaConf.register_new_resolver("jobs_at_once", lambda: max(1, visible_gpus()), replace=True)
+    OmegaConf.register_new_resolver("gpus_of_a_job", gpus_of_a_job, replace=True)
 
 
 def _choices_with_a_file(group: str) -> set[str]:

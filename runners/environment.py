@@ -16,8 +16,11 @@ from kvfrontier.runners.record import Environment
 DEVICES = ("cpu", "cuda", "mps")
 
 
-def resolve_device(device: str) -> str:
-    """The device to use; for "auto" the best there is. Raises UsageError for one that this machine lacks."""
+def resolve_device(device: str, here: bool = True) -> str:
+    """The device to use; for "auto" the best there is. Raises UsageError for one that this machine lacks; where it is
+    another that will have it (`here=False`), only for one that there cannot be."""
+    if not here:
+        return _elsewhere(device)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, is_there in there.items() if is_there)
@@ -27,6 +30,17 @@ def resolve_device(device: str) -> str:
     if not there[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         usable = ", ".join(name for name, is_there in there.items() if is_there)
         raise UsageError(f"torch {torch.__version__} finds no device {device!r} here; choose one of: {usable}, auto")
+    return device
+
+
+def _elsewhere(device: str) -> str:
+    if device == "auto":
+        raise UsageError(
+            "device=auto is known only where a job runs; with this launcher say device=cuda or device=cpu"
+        )
+    kind, _, index = device.partition(":")
+    if kind not in DEVICES or (index and not index.isdigit()):
+        raise unknown("device", device, DEVICES)
     return device
 
 

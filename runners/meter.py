@@ -230,10 +230,14 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has done what it was given; and the other GPUs, where layers lie on them."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.synchronize(device)
+        for i in range(torch.cuda.device_count()):
+            # Asking one that holds nothing would begin a context there.
+            if torch.cuda.memory_reserved(i):
+                torch.cuda.synchronize(i)
     elif kind == "mps":
         torch.mps.synchronize()
 

@@ -335,21 +335,24 @@ def _without_kineto_chatter() -> Iterator[None]:
 
 
 class CudaPeak(PeakMemory):
-    """Statistics of CUDA's caching allocator, whose blocks are multiples of 512 bytes; storages tell its parts."""
+    """Statistics of CUDA's caching allocator, whose blocks are multiples of 512 bytes; storages tell its parts.
+
+    Of a model that lies on several GPUs, `external`, they are summed over these: what is held now exactly, and the peak
+    as the sum of each GPU's own, which need not be of one moment."""
 
     def __init__(self, device: torch.device, external: Iterable[Tensor] = ()) -> None:
-        self._device = device
         self._external = [t for t in external if t.device.type == "cuda"]
+        self._devices = sorted({t.device for t in self._external} or {device}, key=str)
         self._storages = _Storages("cuda")
         self._block = ExitStack()
 
     @property
     def current(self) -> int:
-        return torch.cuda.memory_allocated(self._device) - self._others
+        return self._sum(torch.cuda.memory_allocated) - self._others
 
     @property
     def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device) - self._others
+        return self._sum(torch.cuda.max_memory_allocated) - self._others
 
     @property
     def current_parts(self) -> Parts:
@@ -365,15 +368,15 @@ class CudaPeak(PeakMemory):
 
     def reset_peak(self) -> None:
         self._note_waste()
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._each(torch.cuda.reset_peak_memory_stats)
         self._storages.new_phase()
 
     def __enter__(self) -> Self:
-        torch.cuda.synchronize(self._device)
+        self._each(torch.cuda.synchronize)
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._each(torch.cuda.reset_peak_memory_stats)
         # Allocated by others, and rounding.
-        self._others = torch.cuda.memory_allocated(self._device) - storage_bytes(self._external)
+        self._others = self._sum(torch.cuda.memory_allocated) - storage_bytes(self._external)
         self.allocator_waste = 0
         self._storages.count_weights(self._external)
         self._external = []
@@ -385,10 +388,17 @@ class CudaPeak(PeakMemory):
         self._note_waste()
 
     def _note_waste(self) -> None:
-        torch.cuda.synchronize(self._device)
-        reserved = torch.cuda.max_memory_reserved(self._device)
-        waste = reserved - torch.cuda.max_memory_allocated(self._device)
+        self._each(torch.cuda.synchronize)
+        reserved = self._sum(torch.cuda.max_memory_reserved)
+        waste = reserved - self._sum(torch.cuda.max_memory_allocated)
         self.allocator_waste = max(self.allocator_waste or 0, waste)
+
+    def _each(self, act: Callable[[torch.device], object]) -> None:
+        for device in self._devices:
+            act(device)
+
+    def _sum(self, size: Callable[[torch.device], int]) -> int:
+        return sum(map(size, self._devices))
 
 
 def _with_workspace(parts: Parts, allocated: int) -> Parts:

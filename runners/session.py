@@ -124,6 +124,11 @@ class Session:
                     f"layer {layer.index} of {type(self.model).__name__} reads the keys and values of layer "
                     f"{source}, and this method's state cannot be shared"
                 )
+            if source is not None and layer.device != bridge.layers[source].device:
+                raise UnsupportedModel(
+                    f"layer {layer.index} reads the state of layer {source}, and the two are on different devices; "
+                    "load the model on one, with model.device_map=null"
+                )
             if layer.latent is not None and type(method).latent is Method.latent:
                 raise UnsupportedModel(
                     f"{type(self.model).__name__} caches latents (MLA), and {type(method).__name__} has no latent hook "
@@ -647,7 +652,8 @@ class Session:
         after = index + 1
         if after < len(self.states) and self._prefetching[after]:
             self._serving[after].prefetch(self.states[after], self._layer(after))
-        step = Step(positions, start, self._phase, self._pads, sinks, pre)
+        # A model may lie on several devices, its layers one after the other.
+        step = Step(positions.to(q.device), start, self._phase, self._pads, sinks, pre)
         serving = self._serving[index]
         if self._pieces is not None:
             assert isinstance(serving, PerRow)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kvfrontier.runners.errors import unknown
+from kvfrontier.runners.errors import UsageError, unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,9 +54,18 @@ class LoadedModel:
         }
 
 
-def ready(model: Any, tokenizer: Any, *, device: str, name: str, revision: str, license_name: str) -> LoadedModel:
-    """Move the model to its device, freeze it, and read off the rest. torch.OutOfMemoryError where it does not fit."""
-    model.to(device)
+def ready(
+    model: Any, tokenizer: Any, *, device: str | None, name: str, revision: str, license_name: str
+) -> LoadedModel:
+    """Move the model to its device (None: it is where it shall be), freeze it, and read off the rest.
+    torch.OutOfMemoryError where it does not fit. Raises UsageError where a part of it is on no GPU."""
+    if device is not None:
+        model.to(device)
+    elif elsewhere := sorted({p.device.type for p in model.parameters()} - {"cuda"}):
+        raise UsageError(
+            f"{name} does not fit on the GPUs that are here: a part would be on {', '.join(elsewhere)}; use more of "
+            "them, or a smaller dtype"
+        )
     model.eval().requires_grad_(False)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return LoadedModel(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from kvfrontier.runners.cache import digest
 from kvfrontier.runners.environment import resolve_device
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import UsageError, unknown
 from kvfrontier.runners.models.loaded import LoadedModel, quiet_transformers, ready, resolve_dtype
 from kvfrontier.runners.progress import working
 
@@ -24,6 +24,8 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _WHOLE = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md")
 _TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja")
 _CONFIGURATION = ("config.json",)
+#: How accelerate may spread layers over GPUs.
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -32,12 +34,14 @@ class Pretrained:
     """`path` is a folder in the layout of `save_pretrained`, or a name on the hub; `revision` is the hub's.
 
     `architecture` is what of its configuration decides shapes: with it, planning asks neither folder nor hub.
+    `device_map` (auto, balanced, balanced_low_0, sequential) lets accelerate put its layers on several GPUs.
     """
 
     name: str = "hf"
     path: str | None = None
     revision: str | None = None
     architecture: dict[str, Any] | None = None
+    device_map: str | None = None
     dtype: str = "float32"
     device: str = "auto"
 
@@ -45,7 +49,16 @@ class Pretrained:
         """The model; raises UsageError for a folder that holds none, and for a hub that cannot be asked."""
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         folder, name, commit = self._find()
-        return load_folder(folder, dtype=dtype, device=device, name=name, revision=commit)
+        return load_folder(folder, dtype=dtype, device=device, name=name, revision=commit, device_map=self._map(device))
+
+    def _map(self, device: str) -> str | None:
+        if self.device_map is None:
+            return None
+        if self.device_map not in DEVICE_MAPS:
+            raise unknown("model.device_map", self.device_map, DEVICE_MAPS)
+        if device != "cuda":
+            raise UsageError(f"model.device_map={self.device_map} needs device=cuda, and this is {device}")
+        return self.device_map
 
     def tokenizer(self) -> Any:
         """The model's tokenizer; of a hub's model, its files alone are downloaded."""
@@ -117,6 +130,7 @@ def load_folder(
     name: str,
     revision: str | None = None,
     license_name: str | None = None,
+    device_map: str | None = None,
 ) -> LoadedModel:
     """The model and the tokenizer that `save_pretrained` left in `folder`.
 
@@ -128,8 +142,9 @@ def load_folder(
     try:
         with working(f"loading {name}"), quiet_transformers():
             # Never code that a folder brings: transformers would ask on the terminal.
-            options = {"local_files_only": True, "trust_remote_code": False}
+            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            options |= {"device_map": device_map} if device_map else {}
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
             model, found = loaded
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
@@ -143,7 +158,7 @@ def load_folder(
     return ready(
         model,
         tokenizer,
-        device=device,
+        device=None if device_map else device,
         name=name,
         revision=revision or _content_hash([*weights, folder / "config.json"]),
         license_name=license_name or _license(folder),

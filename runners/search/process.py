@@ -29,6 +29,9 @@ from kvfrontier.runners.search.probe import Report, Request
 @functools.cache
 def server() -> ForkServerContext:
     """Where processes come from that begin with torch and transformers in place: those of tries, and of cells."""
+    # Under joblib this process is one of loky's, whose way to start others a new process would look for, and not find.
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([probe.__name__, "kvfrontier.runners.sweep.worker"])
     return context
