@@ -763,8 +763,8 @@ class Session:
             self._begin(batch, None)
             for layer, method, state, (k, v) in zip(self.layers, self._methods, self.states, keys_values, strict=True):
                 if layer.source is None:
-                    asked = queries is not None and method.adopts == "kv+queries"
-                    method.adopt(state, layer, k, v, queries[layer.index] if asked else None)
+                    asked = queries if method.adopts == "kv+queries" else None
+                    method.adopt(state, layer, k, v, None if asked is None else asked[layer.index])
 
         self._guard(act)
         self._cache.n = self._prompt = n

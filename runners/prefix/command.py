@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
               kvfrontier prefix ls
               kvfrontier prefix clear --store DIR
               kvfrontier prefix bench -o results/prefix
-              kvfrontier prefix bench -o quick model=tiny --context 512 --sweep smoke
+              kvfrontier prefix bench model=tiny -o quick --context 512 --sweep smoke
               kvfrontier run prefix_store=off ...       without; prefix_store=DIR, prefix_store_size=50GiB
             """),
         formatter_class=argparse.RawDescriptionHelpFormatter,

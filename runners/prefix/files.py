@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 import uuid
 import warnings
@@ -25,6 +26,8 @@ from torch import Tensor
 _SUFFIX, _PART = ".safetensors", ".part"
 #: Seconds after which an unfinished file was left by a process that died.
 _STALE = 3600
+#: Bytes of the disk that are left to others, records among them.
+_OTHERS = 1 << 30
 
 
 class PrefixStoreWarning(UserWarning):
@@ -84,7 +87,8 @@ class PrefixFiles:
         size = sum(x.nbytes for x in tensors.values())
         if size > self.limit:
             return self._say_full(f"{size:,} bytes are more than prefix_store_size, {self.limit:,}")
-        self._make_room(size)
+        if not self._make_room(size):
+            return self._say_full(f"less than {_OTHERS >> 20} MiB of the disk would be free")
         part = self.folder / f".{key[:16]}.{uuid.uuid4().hex}{_PART}"
         try:
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -121,15 +125,18 @@ class PrefixFiles:
                 stat = path.stat()
                 yield stat.st_mtime, stat.st_size, path
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, size: int) -> bool:
+        """Drop what must go for `size` bytes; whether there is room then."""
         self._sweep(_STALE)
         found = sorted(self._sizes())
         excess = sum(held for _, held, _ in found) + size - self.limit
+        excess = max(excess, size + _OTHERS - shutil.disk_usage(self.folder).free)
         for _, held, path in found:
             if excess <= 0:
                 break
             self._remove(path)
             excess -= held
+        return excess <= 0
 
     def _sweep(self, older_than: float) -> None:
         """Remove what was never finished."""

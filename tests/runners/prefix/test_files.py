@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,6 +101,19 @@ def test_what_is_larger_than_the_store_is_not_kept(files: PrefixFiles) -> None:
         warnings.simplefilter("error")
         tiny.save("b", TENSORS, {})
     assert keys(tiny) == []
+
+
+def test_the_last_of_the_disk_is_left_to_others(files: PrefixFiles, monkeypatch) -> None:
+    """Records go to the same disk, perhaps."""
+    files.save("a", TENSORS, {})
+    free = SimpleNamespace(free=(1 << 30) + BYTES - 1)
+    monkeypatch.setattr("kvfrontier.runners.prefix.files.shutil.disk_usage", lambda _: free)
+    files.save("b", TENSORS, {})  # a byte too much: the older one goes
+    assert keys(files) == ["b"]
+    free.free = 1 << 20
+    with pytest.warns(PrefixStoreWarning, match="would be free"):
+        files.save("c", TENSORS, {})
+    assert keys(files) == []
 
 
 def test_what_a_killed_writer_left_is_never_read_and_goes_in_time(files: PrefixFiles) -> None:
