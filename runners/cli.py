@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 
-from kvfrontier.runners import cli_page, cli_wandb
+from kvfrontier.runners import cli_page, cli_records, cli_wandb
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.gpu_suite import command as gpu_suite
 from kvfrontier.runners.prefix import command as prefix
@@ -31,6 +31,10 @@ What long context costs, and what each way of paying less loses.
   kvfrontier check my_package.MyMethod budget=40         the conformance suite on a method of one's own
   kvfrontier report results/ -o site                     tables, figures and a page from records
   kvfrontier figure frontier --format pdf                one figure of it; kvfrontier table: one table
+  kvfrontier reproduce attention-sinks                   a published comparison, run again and judged
+  kvfrontier validate my.jsonl                           whether records may be put beside others
+  kvfrontier compare before/ after/                      what got better or worse beyond noise
+  kvfrontier publish results/ --to folder -o dataset     records as a data set, with card and leaderboard
   kvfrontier rescore results/                            stored answers, scored again without a model
   kvfrontier show-prompt task=needle context=512         exactly what a sample feeds to the model
   kvfrontier protocol diff a.jsonl b.jsonl               why two scores may not be put together
@@ -321,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="auto", help="cpu, cuda, mps; auto takes the best there is")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     bench.set_defaults(serve=_bench_self)
+    cli_records.add(commands)
 
     suite = commands.add_parser("gpu-suite", help="what a GPU is asked, in minutes: kernels, curves, families, walls")
     gpu_suite.add_arguments(suite)

@@ -1,0 +1,1 @@
+"""What `kvfrontier reproduce --scale` runs on."""
