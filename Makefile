@@ -22,7 +22,7 @@ TESTS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PACKAGES := analysis configs methods runners
 
-.PHONY: help bench smoke bench-self report install dev links lint format test test-slow test-kernels test-launchers constraints clean
+.PHONY: help bench smoke bench-self report install dev docs links lint format test test-slow test-kernels test-launchers constraints clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+# The figures of its pages are made, and measured, when it is built.
+docs: install links ## The documentation, into site/; strict
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # Type checkers do not follow an editable install's import hook; they follow these links. Pyright skips hidden folders
 # below a project's root, so .links is the root of a project of its own.
 links:
@@ -129,4 +134,4 @@ constraints: dev ## Pin in constraints.txt what .venv holds
 	@mv .constraints.new constraints.txt
 
 clean: ## Remove .venv, the links and the caches; results stay
-	rm -rf $(VENV) .peers .launchers .triton .links build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .peers .launchers .triton .links build dist .pytest_cache .ruff_cache
