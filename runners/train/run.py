@@ -58,7 +58,7 @@ def _run(one: Planned, alone: bool) -> None:
     checkpoints = results / "checkpoints"
     shared = {"method": one.method, "model": one.config["model"], "task": one.task.name}
     with track(one.config["tracker"], name=stem, config=shared, folder=results) as tracker:
-        show: Show = getattr(tracker, "curve", lambda *_: None)
+        show: Show = tracker.curve
         try:
             found = _train(one, checkpoints, stem, show)
         except UsageError as error:
