@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent
 
-from kvfrontier.runners import cli_page, cli_records, cli_wandb
+from kvfrontier.runners import cli_page, cli_records, cli_sweeps, cli_wandb
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.gpu_suite import command as gpu_suite
 from kvfrontier.runners.prefix import command as prefix
@@ -23,7 +23,9 @@ What long context costs, and what each way of paying less loses.
   kvfrontier list methods snapkv                         one of it: parameters, paper, cost, flags
   kvfrontier run method=window method.window=256 task=needle context=2048
   kvfrontier run -m method=dense,window,kivi2 context=512,1024 task=needle,perplexity
-  kvfrontier run -m +sweep=quickstart --dry-run          which jobs it would run, and which records exist
+  kvfrontier run -m +sweep=quickstart --dry-run          what it would run, how long that takes, what is recorded
+  kvfrontier status --watch results/                     how far running sweeps are
+  kvfrontier merge a100/ laptop/ -o both                 one folder of records from several
   kvfrontier train task=mqar method=dense,window,gla     small models trained with each method, and what they recall
   kvfrontier plan model=llama-3-8b method=dense,kivi4 context=131072 device=h100-80g   does it fit?
   kvfrontier allocate requests=sharegpt memory=12GiB     how a server hands the cache's memory out: what is wasted
@@ -76,7 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"kvfrontier: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
+        from kvfrontier.runners.sweep.stop import Preempted
+
+        if isinstance(end, Preempted):
+            print(
+                "kvfrontier: told to end (SIGTERM); what is recorded is kept, and the same command goes on from there",
+                file=sys.stderr,
+            )
+            return 143
         print(
             "kvfrontier: interrupted; what is recorded is kept, and the same command goes on from there",
             file=sys.stderr,
@@ -333,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     prefix.add(commands)
     cli_page.add(commands)
     cli_wandb.add(commands)
+    cli_sweeps.add(commands)
     return parser
 
 
@@ -352,7 +363,11 @@ def _run(args: list[str]) -> int:
     from kvfrontier.runners import compose, job
     from kvfrontier.runners.sweep.run import CellsFailed
 
-    flags = {"--dry-run": "hydra.sweeper.dry_run=true", "--json": "hydra.sweeper.json_output=true"}
+    flags = {
+        "--dry-run": "hydra.sweeper.dry_run=true",
+        "--predict": "hydra.sweeper.predict=true",
+        "--json": "hydra.sweeper.json_output=true",
+    }
     args = [flags.get(arg, arg) for arg in args]
     compose.register()
     overrides = [arg for arg in args if _OVERRIDE.match(arg)]

@@ -600,13 +600,12 @@ def load_records(*paths: str | Path) -> list[Record]:
 
     Raises as `iter_records` does.
     """
-    latest: dict[str, tuple[Record, Path]] = {}
+    latest: dict[str, Record] = {}
     for file in record_files(*paths):
-        for record in iter_records(file):
-            known = latest.get(record.id)
-            if known is None or known[1] == file or supersedes(record, known[0]):
-                latest[record.id] = record, file
-    return [record for record, _ in latest.values()]
+        for key, record in {r.id: r for r in iter_records(file)}.items():
+            if key not in latest or supersedes(record, latest[key]):
+                latest[key] = record
+    return list(latest.values())
 
 
 class Told(Protocol):

@@ -72,7 +72,7 @@ def foreseen(cells: Iterable[Cell], model: Mapping[str, Any]) -> list[str | None
     if model["kind"] == "hf" and not model.get("architecture"):
         # What lies at a path may change.
         return list(map(Judge(lambda cell: foresee(cell, model)), cells))
-    memo = cache_dir() / "foreseen" / f"{content_hash([model, *_deciding()])[:32]}.json"
+    memo = cache_dir() / "foreseen" / f"{content_hash([model, *deciding()])[:32]}.json"
     known = read_json(memo)
     before = len(known)
     found = list(map(Judge(lambda cell: foresee(cell, model), known), cells))
@@ -83,10 +83,11 @@ def foreseen(cells: Iterable[Cell], model: Mapping[str, Any]) -> list[str | None
 
 
 @cache
-def _deciding() -> tuple[str, ...]:
+def deciding() -> tuple[str, ...]:
     """Versions and sources that decide what a model and a method are to each other, the method's own apart."""
     here = Path(__file__).parent
-    files = [here / "bridge.py", here / "session.py", Path(__file__), *sorted((here / "models").glob("*.py"))]
+    names = ("bridge.py", "session.py", "refusal.py", "plan/sizes.py")
+    files = [*(here / name for name in names), *sorted((here / "models").glob("*.py"))]
     source = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return version("torch"), version("transformers"), source
 

@@ -17,11 +17,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import metadata
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -32,14 +28,15 @@ from kvfrontier.methods import Layer, Method, registry
 from kvfrontier.methods.contract import Phase
 from kvfrontier.methods.state import leaves
 from kvfrontier.runners import models
-from kvfrontier.runners.cache import cache_dir, locked, read_json
+from kvfrontier.runners.cache import locked, read_json
 from kvfrontier.runners.meter import head_of
 from kvfrontier.runners.peak import track
+from kvfrontier.runners.plan import known
 from kvfrontier.runners.plan.roofline import anatomy
 from kvfrontier.runners.plan.run import Run
 from kvfrontier.runners.plan.shorter import FEW, fewer_chunks, largest
 from kvfrontier.runners.plan.sizes import footprint, most_held
-from kvfrontier.runners.record import Parts, content_hash
+from kvfrontier.runners.record import Parts
 from kvfrontier.runners.session import Session
 
 #: What a method does that depends on its data has no shape here.
@@ -88,37 +85,15 @@ def peaks_or_bound(run: Run, method: Method, layers: Sequence[Layer]) -> Peaks:
 def peaks(run: Run) -> Peaks:
     """The peaks of a run, from the cache where it is known. Raises ValueError where the method cannot serve the
     model."""
-    file = cache_dir() / "plan" / f"{content_hash(_determining(run))}.json"
-    known = read_json(file)
-    if not known:
-        known = _PEAKS.dump_python(_simulate(run))
+    file = known.file(run, models.configuration(run.model).to_dict())
+    found = read_json(file)
+    if not found:
+        found = _PEAKS.dump_python(_simulate(run))
         with locked(file):
             part = file.with_name(f".{file.name}.{os.getpid()}.part")
-            part.write_text(json.dumps(known))
+            part.write_text(json.dumps(found))
             part.replace(file)
-    return _PEAKS.validate_python(known)
-
-
-def _determining(run: Run) -> list[Any]:
-    """All that a run's peaks depend on."""
-    return [
-        models.configuration(run.model).to_dict(),
-        run.dtype,
-        dict(run.method),
-        [run.batch, run.prompt, run.new, run.chunk, run.logits],
-        registry.source_hash(run.method),
-        _own_source(),
-        [metadata.version("torch"), metadata.version("transformers")],
-    ]
-
-
-@cache
-def _own_source() -> str:
-    """The source of what makes a model's skeleton, runs a method on it, and counts."""
-    folder = Path(__file__).parents[1]
-    names = ("bridge.py", "session.py", "rows.py", "peak.py", "plan/peaks.py", "plan/shorter.py", "plan/sizes.py")
-    files = [*(folder / name for name in names), *sorted((folder / "models").glob("*.py"))]
-    return content_hash([file.read_text(encoding="utf-8") for file in files])
+    return _PEAKS.validate_python(found)
 
 
 class _AllLogits(Session):

@@ -100,6 +100,7 @@ def test_every_part_of_a_cell_decides_its_id():
         "memory_limit": 1 << 30,
         "search": {"name": "max_context"},
         "workload": {"name": "chat"},
+        "training": {"steps": 10},
     }
     assert set(changes) == set(Cell.model_fields)
     ids = {identify(cell())} | {identify(cell(**{key: value})) for key, value in changes.items()}

@@ -54,7 +54,7 @@ def test_answers_are_kept_until_what_decides_them_changes(composer, empty_cache,
     longer = window.model_copy(update={"context": 385})
     refusal.foreseen([longer], model)
     assert asked == [longer]
-    monkeypatch.setattr(refusal, "_deciding", lambda: ("another transformers",))
+    monkeypatch.setattr(refusal, "deciding", lambda: ("another transformers",))
     refusal.foreseen([window], model)
     assert asked == [longer, window]
 

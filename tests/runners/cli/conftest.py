@@ -13,6 +13,7 @@ from kvfrontier.runners import cli
 QUICK = [
     "model=tiny", "task=needle", "task.samples=1", "context=384",
     "meter.decode_tokens=2", "meter.repetitions=1", "meter.warmups=0", "tracker=none",
+    "worker.isolate=false",
 ]  # fmt: skip
 
 

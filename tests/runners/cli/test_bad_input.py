@@ -72,7 +72,7 @@ def test_a_results_folder_that_cannot_be_written(run, tmp_path):
 
 def test_records_of_a_newer_schema_are_refused_and_kept(run, kvfrontier, tmp_path):
     run()
-    (file,) = (tmp_path / "results").iterdir()
+    (file,) = (tmp_path / "results").glob("*.jsonl")
     newer = file.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":999')
     file.write_text(newer)
     for answer in (run(), kvfrontier("report", str(file), "-o", str(tmp_path / "report"))):
@@ -87,7 +87,7 @@ def test_a_torn_last_line_is_set_aside_and_its_cell_run_again(run, tmp_path, rec
 
     run("-m", "seed=0,1")
     whole = {r.id for r in load_records(tmp_path / "results")}
-    (file,) = (tmp_path / "results").iterdir()
+    (file,) = (tmp_path / "results").glob("*.jsonl")
     torn = file.read_bytes()[:-40]
     file.write_bytes(torn)
     warnings.simplefilter("always")
@@ -117,5 +117,5 @@ def test_nothing_recorded_is_lost_by_a_mistake(run, tmp_path):
     shutil.copytree(tmp_path / "results", tmp_path / "before")
     run("method=windwo")
     run("-m", "seed=0,1", "context=9000")
-    for file in (tmp_path / "before").iterdir():
+    for file in (tmp_path / "before").glob("*.jsonl"):
         assert (tmp_path / "results" / file.name).read_bytes() == file.read_bytes()

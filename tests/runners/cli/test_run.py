@@ -37,7 +37,7 @@ def test_task_and_context_share_a_file_and_measurements(run, tmp_path):
     run("-m", "seed=0,1", "task.samples=1,2")
     records = load_records(tmp_path / "results")
     assert len(records) == 4
-    assert len(list((tmp_path / "results").iterdir())) == 1
+    assert len(list((tmp_path / "results").glob("*.jsonl"))) == 1
     for seed in (0, 1):
         first, second = (r.time for r in records if r.cell.seed == seed)
         assert first == second
@@ -180,7 +180,7 @@ def test_a_budget_gives_every_method_the_same_bytes(run, tmp_path):
     assert all(r.status == "infeasible" and "residual" in r.memory.reason for r in by_method["kivi"])
     assert all(r.cell.budget and r.cell.budget.knob is None for r in records if r.cell.method["name"] == "linear")
     # One job a method, whatever came of its knob at each context.
-    assert len(list((tmp_path / "results").iterdir())) == 4
+    assert len(list((tmp_path / "results").glob("*.jsonl"))) == 4
     assert run(*swept, "--json").json["ran"] == 0
 
 

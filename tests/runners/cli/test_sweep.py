@@ -22,11 +22,11 @@ def ids(results: Path) -> set[str]:
 
 def test_a_second_run_finds_every_record(run, tmp_path):
     first = run(*SWEEP, "--json").json
-    lines = {file: file.read_bytes() for file in (tmp_path / "results").iterdir()}
+    lines = {file: file.read_bytes() for file in (tmp_path / "results").glob("*.jsonl")}
     again = run(*SWEEP, "--json").json
     assert (first["ran"], first["recorded"]) == (8, 0)
     assert (again["ran"], again["recorded"]) == (0, 8)
-    assert {file: file.read_bytes() for file in (tmp_path / "results").iterdir()} == lines
+    assert {file: file.read_bytes() for file in (tmp_path / "results").glob("*.jsonl")} == lines
     assert len(lines) == 2
 
 

@@ -5,7 +5,10 @@ import json
 from kvfrontier.runners import cli
 from kvfrontier.runners.record import load_records
 
-WORDS = ["model=tiny", "tracker=none", "device=cpu", "workload.requests=[{count:3,shared:32,prompt:48,new:2}]"]
+WORDS = [
+    "model=tiny", "tracker=none", "device=cpu", "worker.isolate=false",
+    "workload.requests=[{count:3,shared:32,prompt:48,new:2}]",
+]  # fmt: skip
 
 
 def test_workloads_are_recorded_once_and_told_in_words(tmp_path, capfd):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limit
 TINY = [
     "model=tiny", "model.layers=4", "model.heads=8", "model.kv_heads=8", "model.head_dim=128",
     "model.max_context=4096", "device=cpu", "tracker=none", "protocol.chunk=128",
-    "meter.decode_tokens=2", "meter.repetitions=1", "meter.warmups=0",
+    "meter.decode_tokens=2", "meter.repetitions=1", "meter.warmups=0", "worker.isolate=false",
 ]  # fmt: skip
 
 
