@@ -13,74 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from kvfrontier.methods import Dense, Method, Window
-from kvfrontier.methods.contract import Step
-from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
-from kvfrontier.runners.session import Session
 from kvfrontier.runners.tasks.passages import passage
 from kvfrontier.runners.tasks.perplexity import Perplexity
 from kvfrontier.runners.tasks.task import OpenSession, Progress, States
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvfrontier.runners.models import LoadedModel
-
-
-class SideBySide(Session):
-    """A session of a method whose model goes on with dense attention's outputs. `errors` holds, for each layer, the
-    relative error of every decoded token, [B, T] a call.
-
-    Raises UsageError for a method that reads a text in an order of its own, and for a model that caches latents: there
-    the two are not given the same.
-    """
-
-    def __enter__(self) -> SideBySide:
-        super().__enter__()
-        if self.method.drives or self.method.rereads or self.bridge.latents:
-            self.__exit__()
-            raise UsageError(
-                f"{type(self.model).__name__} with {type(self.method).__name__}: its attention is not given the "
-                "queries, keys and values that dense attention is; take task=perplexity"
-            )
-        return self
-
-    def _fill_states(self) -> None:
-        super()._fill_states()
-        self._exact: list[Method] = [
-            Dense() if layer.window is None else Window(window=layer.window) for layer in self.layers
-        ]
-        self._exact_states: list[Any] = []
-        for layer, method in zip(self.layers, self._exact, strict=True):
-            source = layer.source
-            self._exact_states.append(
-                method.init_state(layer, self._batch) if source is None else self._exact_states[source]
-            )
-        self.errors: list[list[Tensor]] = [[] for _ in self._exact]
-
-    def attend(
-        self,
-        index: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        sinks: Tensor | None,
-        pre: Callable[[], tuple[Tensor, Tensor]],
-    ) -> Tensor:
-        assert self._step is not None
-        positions, start = self._step
-        found = super().attend(index, q, k, v, sinks, pre)
-        step = Step(positions.to(q.device), start, self._phase, self._pads, sinks, pre)
-        exact = self._exact[index].attend(q, k, v, self._exact_states[index], self._layer(index), step)
-        if self._phase == "decode":
-            # [B, Hq, T, D]: norms over heads and their dimensions.
-            far, size = (x.float().pow(2).sum((1, 3)).sqrt() for x in (found - exact, exact))
-            self.errors[index].append((far / size).cpu())
-        return exact
 
 
 @dataclass(frozen=True)
@@ -109,6 +50,8 @@ class AttentionError(Perplexity):
         chunk: int | None = None,
         progress: Progress = lambda _: None,
     ) -> Quality:
+        from kvfrontier.runners.side_by_side import SideBySide  # which loads transformers: planning does without
+
         self.check(loaded, context, seed)
         results: list[dict[str, Any]] = []
         states = States()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -43,6 +43,22 @@ def fill(tokenizer: Any, name: str, room: int, rng: random.Random) -> list[list[
         units.append(unit)
         room -= len(unit)
     return units
+
+
+def between(
+    units: Sequence[list[int]], pieces: Sequence[list[int]], gaps: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Token ids of the units with piece i before unit gaps[i] (len(units): after the last), those of one gap in their
+    order; and where each piece begins."""
+    ids: list[int] = []
+    places = [0] * len(pieces)
+    for at in range(len(units) + 1):
+        for i, piece in enumerate(pieces):
+            if gaps[i] == at:
+                places[i] = len(ids)
+                ids += piece
+        ids += units[at] if at < len(units) else []
+    return ids, places
 
 
 def sentences(text: texts.Text) -> list[str]:

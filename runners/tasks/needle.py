@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 from kvfrontier.runners.tasks.answer import AnswerTask, Sample
-from kvfrontier.runners.tasks.haystack import fill
+from kvfrontier.runners.tasks.haystack import between, fill
 from kvfrontier.runners.tasks.haystack import revision as haystack_revision
 from kvfrontier.runners.tasks.tokens import encode_inside
 
@@ -139,12 +139,4 @@ def hide(units: list[list[int]], needles: list[list[int]], depths: list[float]) 
     """The haystack with each needle between two units, nearest to its depth in tokens; and where each begins."""
     starts = [0, *accumulate(map(len, units))]
     gaps = [min(range(len(starts)), key=lambda i, d=d: abs(starts[i] - d * starts[-1])) for d in depths]
-    ids: list[int] = []
-    places = [0] * len(needles)
-    for gap in range(len(starts)):
-        for i, needle in enumerate(needles):
-            if gaps[i] == gap:
-                places[i] = len(ids)
-                ids += needle
-        ids += units[gap] if gap < len(units) else []
-    return ids, places
+    return between(units, needles, gaps)

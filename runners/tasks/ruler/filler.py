@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, cycle, islice, repeat
+from itertools import cycle, islice, repeat
 from typing import Any
 
 from kvfrontier.runners import texts
@@ -83,23 +83,12 @@ def hide(
 
     No separator stands before the first piece.
     """
-    ids_of = dict(zip(facts, encode_inside(tokenizer, [separator + fact for fact in facts]), strict=True))
-    at: dict[int, list[str]] = {}
-    for fact, gap in zip(facts, gaps, strict=True):
-        at.setdefault(gap, []).append(fact)
-    pieces = list(
-        chain.from_iterable(
-            [
-                *((fact, ids_of[fact], True) for fact in at.get(i, ())),
-                *((unit.text, unit.ids, False) for unit in filler[i : i + 1]),
-            ]
-            for i in range(len(filler) + 1)
-        )
-    )
-    ids: list[int] = []
-    places: dict[str, int] = {}
-    for i, (text, piece, is_fact) in enumerate(pieces):
-        if is_fact:
-            places[text] = len(ids)
-        ids += piece if i else encode_inside(tokenizer, [text])[0]
-    return ids, [places[fact] for fact in facts]
+    units = [unit.ids for unit in filler]
+    pieces = encode_inside(tokenizer, [separator + fact for fact in facts])
+    # No separator stands before the first of all.
+    if 0 in gaps:
+        first = gaps.index(0)
+        pieces[first] = encode_inside(tokenizer, [facts[first]])[0]
+    elif units:
+        units[0] = encode_inside(tokenizer, [filler[0].text])[0]
+    return haystack.between(units, pieces, gaps)

@@ -10,8 +10,8 @@ import torch
 from kvfrontier.methods import Dense, Kivi, SnapKV, Summary, Window
 from kvfrontier.runners.errors import UsageError
 from kvfrontier.runners.session import Session
+from kvfrontier.runners.side_by_side import SideBySide
 from kvfrontier.runners.tasks import make
-from kvfrontier.runners.tasks.attention_error import SideBySide
 
 TASK = make({"name": "attention_error", "texts": ["one"], "scored": 64, "block": 16})
 CONTEXT = 400
