@@ -35,9 +35,7 @@ def resolve_device(device: str, here: bool = True) -> str:
 
 def _elsewhere(device: str) -> str:
     if device == "auto":
-        raise UsageError(
-            "device=auto is known only where a job runs; with this launcher say device=cuda or device=cpu"
-        )
+        raise UsageError("device=auto is known only where a job runs; with this launcher say device=cuda or device=cpu")
     kind, _, index = device.partition(":")
     if kind not in DEVICES or (index and not index.isdigit()):
         raise unknown("device", device, DEVICES)
