@@ -1,1 +1,1 @@
-"""Configuration of `kvfrontier train`; what it does not have itself (methods, trackers) it takes from the folder above."""
+"""Configuration of `kvfrontier train`; methods and trackers it takes from the folder above."""
