@@ -154,7 +154,7 @@ def test_a_job_that_dies_under_slurm_is_said(slurm: Path, tmp_path):
 def test_ray_makes_the_records_of_one_process(kvfrontier: Command, ray: str, tmp_path, undisturbed, need):
     """Jobs that take 40 GiB have one node that can hold them, and wait for it."""
     own = ("hydra/launcher=ray", f"hydra.launcher.ray.init.address={ray}")
-    placed = f"hydra.launcher.ray.remote.resources={{gpu_gib: {need}}}"
+    placed = f"+hydra.launcher.ray.remote.resources.gpu_gib={need}"
     sweep = ("run", *SWEEP, *own, placed, f"results={tmp_path}")
     assert_same_records(kvfrontier(*sweep), tmp_path, undisturbed)
     again = json.loads(kvfrontier(*sweep, "--json").stdout)
