@@ -33,7 +33,8 @@ def outcome(blocks: Mapping[str, Status], search: bool, workload: bool, timed: b
     of a workload memory alone is measured, and without repetitions nothing is timed."""
     asked = ("memory",) if workload else ("memory", *["quality"] * (not search), *["time"] * timed)
     order: tuple[Status, ...] = ("failed", "oom", "infeasible", "skipped", "ok")
-    return min((blocks[name] for name in asked), key=order.index)
+    found: list[Status] = [blocks[name] for name in asked]
+    return min(found, key=order.index)
 
 
 class Block(BaseModel):
@@ -451,7 +452,9 @@ class Record(Block):
     @property
     def status(self) -> Status:
         """The worst of the blocks that were asked for."""
-        blocks = {"quality": self.quality.status, "memory": self.memory.status, "time": self.time.status}
+        blocks: dict[str, Status] = {
+            "quality": self.quality.status, "memory": self.memory.status, "time": self.time.status,
+        }  # fmt: skip
         timed = self.cell.protocol.get("repetitions") != 0
         return outcome(blocks, self.search is not None, self.cell.workload is not None, timed)
 

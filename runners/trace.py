@@ -10,7 +10,7 @@ from typing import Any
 
 from kvfrontier.analysis import style
 from kvfrontier.analysis import trace as drawn
-from kvfrontier.analysis.report import picture
+from kvfrontier.analysis.report.pictures import Picture
 from kvfrontier.analysis.trace import BANDS, Step, Trace
 from kvfrontier.methods import registry
 from kvfrontier.runners import cell as cells
@@ -101,9 +101,8 @@ def measure(cell: Cell, model: dict[str, Any], say: Callable[[str], None] = lamb
 def write(found: Trace, folder: Path) -> list[Path]:
     """The data as JSON and CSV, and the picture as PNG and SVG."""
     files = {"trace.json": found.model_dump_json(indent=1).encode(), "trace.csv": drawn.write_csv(found).encode()}
-    with style.style():
-        drawing = drawn.draw(found)
-        files |= {f"trace.{kind}": picture(drawing, kind) for kind in ("png", "svg")}
+    picture = Picture("trace", f"memory, step by step: {found.label}", None, lambda: drawn.draw(found))
+    files |= {f"trace.{kind}": picture.file(kind) for kind in ("png", "svg")}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return [folder / name for name in files]

@@ -74,7 +74,8 @@ def test_state_is_known_before_and_time_after(run, tmp_path):
     assert [c["forecast"]["seconds"] for c in before] == [None, None]
     run("-m", "method=dense,window", "context=384")
     live = {
-        r.cell.method["name"]: r.memory.live_payload + r.memory.live_slack for r in load_records(tmp_path / "results")
+        r.cell.method["name"]: (r.memory.live_payload or 0) + (r.memory.live_slack or 0)
+        for r in load_records(tmp_path / "results")
     }
     assert {c["method"]["name"]: c["forecast"]["state"] for c in before} == live
     took = {r.cell.method["name"]: r.seconds for r in load_records(tmp_path / "results")}

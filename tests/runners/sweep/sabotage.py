@@ -25,7 +25,7 @@ _run, _load = cells.Bench.run, models.load
 def serve(link: Connection, errors: str, environment: Mapping[str, str]) -> None:
     """worker.serve, sabotaged."""
     torch.set_num_threads(1)
-    cells.Bench.run = _sabotaged
+    setattr(cells.Bench, "run", _sabotaged)  # noqa: B010  a method of another signature
     how, _, where = environment.get("SABOTAGE", "").partition(" ")
     if how == "count-loads":
         models.load = lambda config: (_note(Path(where), "load"), _load(config))[1]

@@ -96,11 +96,8 @@ def test_who_stood_still_and_was_replaced_writes_nothing_more(tmp_path):
 def test_of_many_that_want_a_dead_owners_job_one_has_it(tmp_path):
     elsewhere(tmp_path, done=True)
     script = OWNER.replace("time.sleep(60)", "sys.stdin.read()")
-    command, pipes = (
-        [sys.executable, "-c", script, str(tmp_path)],
-        {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
-    )
-    many = [subprocess.Popen(command, text=True, **pipes) for _ in range(4)]
+    command, pipe = [sys.executable, "-c", script, str(tmp_path)], subprocess.PIPE
+    many = [subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) for _ in range(4)]
     said = [first_line(process) for process in many]
     for process in many:
         process.communicate("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def quiet(what: str) -> None:
 def test_a_cell_apart_gives_the_record_of_a_cell_here(crew, tiny_cell):
     said = []
     apart = crew.run(*tiny_cell("method=window"), said.append)
-    here = Cells().run(*tiny_cell("method=window"), quiet)
+    cell, config = tiny_cell("method=window")
+    here = Cells().run(cell, config, quiet)
     assert apart.status == here.status == "ok"
     assert (apart.id, apart.quality, apart.memory.peak) == (here.id, here.quality, here.memory.peak)
     assert apart.seconds is not None
@@ -127,7 +127,8 @@ def test_without_a_process_apart_a_device_that_failed_is_recorded_too(tiny_cell,
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(cells.Bench, "quality", fails)
-    record = Crew(isolate=False).run(*tiny_cell(), quiet)
+    cell, config = tiny_cell()
+    record = Crew(isolate=False).run(cell, config, quiet)
     assert record.status == "failed"
     assert "device-side assert" in record.quality.reason
 
@@ -161,7 +162,7 @@ def test_a_process_that_lost_its_sweep_ends(tmp_path, monkeypatch, tiny_cell):
         assert time.monotonic() < until
         time.sleep(0.05)
     worker = int((tmp_path / "pid").read_text())
-    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.kill()
     sweep.join()
     while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
         assert time.monotonic() < until
