@@ -85,7 +85,7 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
     >>> duration(0.4), duration(75), duration(5400), duration(200_000)
-    ('0.4 s', '1 min 15 s', '1 h 30 min', '2 d 8 h')
+    ('0.4 s', '1 min 15 s', '1 h 30 min', '2 d 7 h')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
