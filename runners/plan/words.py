@@ -95,8 +95,8 @@ def _asked(words: dict[str, str]) -> Asked:
         words |= {"batch": found[1], "context": found[2]}
     workload = workloads.load(words.pop("workload")) if "workload" in words else None
     if workload is not None:
-        longest = max(workload.requests, key=lambda r: r.total)
-        new = longest.total - longest.prompt
+        # Of several turns the last is decoded, and what was said before has been read.
+        new = max(workload.requests, key=lambda r: r.total).new
         words |= {"batch": str(workload.count), "context": str(workload.longest), "new": str(new)}
     device, logits = words.pop("device"), words.pop("logits")
     if logits not in ("last", "all"):

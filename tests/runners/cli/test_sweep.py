@@ -1,8 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -135,26 +130,6 @@ def test_interrupted_and_resumed_the_records_are_those_of_an_undisturbed_sweep(r
     assert run(*SWEEP, "--json").json["ran"] == 5
     run(*SWEEP, f"results={tmp_path / 'undisturbed'}")
     assert ids(tmp_path / "results") == ids(tmp_path / "undisturbed")
-
-
-def test_killed_and_resumed_the_records_are_those_of_an_undisturbed_sweep(run, quick, tmp_path):
-    """kill -9 as soon as there are records, in a process of its own."""
-    results = tmp_path / "results"
-    command = [sys.executable, "-m", "kvfrontier.runners.cli", "run", *quick, *SWEEP]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
-    until = time.monotonic() + 120
-    while not any(file.read_bytes().count(b"\n") for file in results.glob("*.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = len(load_records(results))
-    assert left >= 1
-    assert run(*SWEEP, "--json").json["ran"] == 8 - left
-    run(*SWEEP, f"results={tmp_path / 'undisturbed'}")
-    assert ids(results) == ids(tmp_path / "undisturbed")
-    assert sum(file.read_bytes().count(b"\n") for file in results.glob("*.jsonl")) == 8
 
 
 def test_a_job_that_dies_is_said_and_the_others_run(run, monkeypatch):

@@ -49,7 +49,7 @@ def test_at_least_60_cells_agree():
     assert len(CELLS) >= 60
 
 
-@pytest.mark.parametrize("prompt", [200, 290, 512, 700])
+@pytest.mark.parametrize("prompt", [200, 290, *(pytest.param(n, marks=pytest.mark.slow) for n in (512, 700))])
 @pytest.mark.parametrize("method", ["dense", "kivi2", "int8", "paged", "snapkv", "pyramidkv", "keydiff"])
 def test_a_text_begun_before_its_last_growth_peaks_as_the_whole(method, prompt):
     run = run_of(method, prompt=prompt)

@@ -21,7 +21,13 @@ def few(run):
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("dense", {}), ("kivi2", {"residual": 32, "group": 16}), ("linear", {}), ("window", {}), ("duo", {"window": 24})],
+    [
+        ("dense", {}),
+        ("kivi2", {"residual": 32, "group": 16}),
+        ("linear", {}),
+        pytest.param("window", {}, marks=pytest.mark.slow),
+        pytest.param("duo", {"window": 24}, marks=pytest.mark.slow),
+    ],
 )
 def test_seven_like_layers_peak_as_three_of_them_foretell(method, settings):
     run = run_of(method, **settings)
@@ -33,7 +39,7 @@ def test_layers_that_differ_are_all_run(method, settings):
     assert few(run_of(method, **settings)) is None
 
 
-@pytest.mark.parametrize("prompt", [512, 540])
+@pytest.mark.parametrize("prompt", [pytest.param(512, marks=pytest.mark.slow), 540])
 @pytest.mark.parametrize("method", ["window", "h2o", "linear", "moving_average"])
 def test_chunks_in_which_nothing_changes_are_run_once(method, prompt):
     settings = {"window": {"window": 40}, "h2o": {"budget": 64, "block": 16}}.get(method, {})
