@@ -23,7 +23,7 @@ from kvfrontier.methods import Dense, Method, registry
 from kvfrontier.runners import budget as budgets
 from kvfrontier.runners import compose, environment, meter, models, tasks, tracker, workloads
 from kvfrontier.runners import limit as limits
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.guard import guarded
 from kvfrontier.runners.models import LoadedModel
 from kvfrontier.runners.prefix import settings as prefix
@@ -125,7 +125,8 @@ def _within_budget(
     asked = config.get("budget")
     if asked is None:
         return method, None
-    given = canonical_json(method), canonical_json(config["model"])
+    # Not canonical_json: a gate of 0.0 must come back as a float.
+    given = json.dumps(method, sort_keys=True), json.dumps(config["model"], sort_keys=True)
     try:
         solved = _solve(str(asked), *given, config["batch"], max(1, prompt))
     except UsageError:
@@ -141,6 +142,26 @@ def _within_budget(
 @cache
 def _solve(asked: str, method: str, model: str, batch: int, prompt: int) -> budgets.Solved:
     return budgets.solve(asked, json.loads(method), models.layers(json.loads(model)), batch, prompt)
+
+
+def method_at(cell: Cell, model: Mapping[str, Any]) -> Callable[[int], Method]:
+    """The cell's method by a prompt's length in tokens: a budget is solved for that length, and not for the context's.
+
+    What is returned raises UsageError where nothing of the method is as small as the budget of such a prompt.
+    """
+    asked = {"budget": cell.budget and cell.budget.asked, "batch": cell.batch, "model": model}
+
+    @cache
+    def solved(prompt: int) -> Method:
+        params, budget = _within_budget(asked, cell.method, prompt, refuse=True)
+        if budget and budget.infeasible:
+            raise UsageError(
+                f"budget={budget.asked} of a prompt of {prompt} tokens is less than the smallest {budget.knob} of "
+                f"{method_label(cell)}; give more, or a number of tokens"
+            )
+        return registry.build(params)
+
+    return solved
 
 
 def model_name(config: Mapping[str, Any]) -> str:
@@ -173,11 +194,14 @@ def method_label(cell: Cell) -> str:
 
 
 def task_label(cell: Cell) -> str:
-    """The task's name, and when the method compresses where that is not the usual; or what is sought."""
+    """The task's name, with its data set or its own tasks, and when the method compresses where that is not the usual;
+    or what is sought."""
     if cell.search or cell.workload:
         return str((cell.search or cell.workload or {})["name"])
     compress_at = cell.task.get("compress_at", "context")
-    return cell.task["name"] if compress_at == "context" else f"{cell.task['name']} ({compress_at})"
+    of = (cell.task.get("dataset"), *cell.task.get("names", ()), compress_at if compress_at != "context" else None)
+    told = ", ".join(str(one) for one in of if one)
+    return f"{cell.task['name']} ({told})" if told else cell.task["name"]
 
 
 def name(cell: Cell) -> str:
@@ -187,7 +211,8 @@ def name(cell: Cell) -> str:
 
 
 def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
-    """Why the method cannot serve each of a job's cells, or None where it can: before any cell of its sweep is run.
+    """Why each of a job's cells cannot be served, or None where it can: before any cell of its sweep is run. The method
+    cannot serve the model, or the context cannot hold the task.
 
     The model is loaded, and the method run on two tokens, in which it looks at every layer; for a search, neither.
     Raises UsageError, with what to change, for what is wrong whatever the method.
@@ -196,16 +221,23 @@ def check(cells: Sequence[Cell], model: Mapping[str, Any]) -> list[str | None]:
     loaded = load(asking[0], model) if asking else None
     if loaded:
         check_model(loaded.model)
-    for cell in (cell for cell in asking if not cell.workload):
+    unfit: list[str | None] = []
+    for cell in cells:
+        unfit.append(None)
+        if cell.search or cell.workload:
+            continue
         assert loaded is not None
-        _task(cell).check(loaded, cell.context, cell.seed)
+        try:
+            _task(cell).check(loaded, cell.context, cell.seed)
+        except ContextError as error:
+            unfit[-1] = str(error)
         decode_tokens = cell.protocol["decode_tokens"]
         if decode_tokens >= cell.context:
             raise UsageError(
                 f"meter.decode_tokens={decode_tokens} leaves nothing of context {cell.context} to prefill; lower it"
             )
     refused = Judge(lambda cell: _refusal(cell, model, loaded))
-    reasons = [refused(cell) for cell in cells]
+    reasons = [why or refused(cell) for cell, why in zip(cells, unfit, strict=True)]
     from kvfrontier.runners.search import run as searches
 
     for cell, reason in zip(cells, reasons, strict=True):
@@ -291,7 +323,9 @@ class Bench:
         from kvfrontier.runners.prefix.session import PrefixSession
 
         own, reference = (Prefixes(self.loaded, files) if files else None for _ in range(2))
-        quality = _task(cell).run(
+        task = _task(cell)
+        solved: dict[str, Any] = {"method": method_at(cell, self._model)} if task.own_lengths else {}
+        quality = task.run(
             lambda: PrefixSession(self.loaded.model, registry.build(cell.method), own),
             lambda: PrefixSession(self.loaded.model, Dense(), reference),
             self.loaded,
@@ -299,6 +333,7 @@ class Bench:
             cell.seed,
             chunk=cell.protocol["chunk"],
             progress=say,
+            **solved,
         )
         return quality.model_copy(update={"prefix_store": own is not None and own.served > 0})
 

@@ -185,7 +185,7 @@ def _draw_front(
             bars.append(((x, spot.y), (spot.grown, spot.y)))
             axes.plot([x, spot.grown], [spot.y] * 2, color=look.light, alpha=0.45, linewidth=1.1, zorder=3)
             axes.plot([spot.grown], [spot.y], color=look.light, alpha=0.6, marker=">", markersize=3.4, zorder=3)
-        hollow = not row.competes
+        hollow = verdicts[row.method].standing == "reference"
         axes.plot(
             [x], [spot.y], linestyle="none", zorder=5 + (row.info.family == "baseline"), clip_on=False,
             marker="<" if is_far else look.marker, markersize=look.size,
@@ -293,7 +293,7 @@ def _quality_limits(scores: Sequence[Score], column: Column) -> tuple[float, flo
 
 def _interval_words(rows: Sequence[Row], column: Column) -> str:
     kinds = {s.interval for row in rows if (s := row.score(column))} - {"none"}
-    names = {"wilson": "Wilson", "bootstrap": "bootstrap"}
+    names = {"wilson": "Wilson", "newcombe": "Newcombe", "bootstrap": "bootstrap"}
     return f"Bars: 95% intervals ({', '.join(names[k] for k in sorted(kinds))})" if kinds else ""
 
 

@@ -2,7 +2,8 @@
 compressed. A segment of `block` tokens is read behind a window of the `window` before it; when it ends, the oldest
 `block` tokens leave, and each c of them become one slot of a second queue, first in, first out:
 
-    slot_i = f(x_{ci}, ..., x_{ci+c-1}),    for keys and values;    f: mean, maximum, or a convolution with stride c
+    slot_i = f(x_{ci}, ..., x_{ci+c-1}),    for keys and values;    f: mean, maximum, the last (a stride of c), or a
+                                                                     convolution with stride c
 
 Queries attend to both queues and their segment in one softmax. The paper compresses hidden states, before they become
 keys and values, and trains f with a loss of its own; here each key/value head has its f, trained with the model. Of its
@@ -28,7 +29,7 @@ from kvfrontier.methods.registry import called, component, register
 from kvfrontier.methods.selection.block_window import BlockWindowSelection
 from kvfrontier.methods.stores.dense import KV
 
-Pooling = Literal["mean", "max", "conv"]
+Pooling = Literal["mean", "max", "strided", "conv"]
 
 
 class Convolution(nn.Module):
@@ -88,6 +89,8 @@ class CompressiveMemory(Memory):
             groups = x.float().unflatten(2, (-1, self.rate))
             if self.pooling == "max":
                 slots = groups.amax(3)
+            elif self.pooling == "strided":
+                slots = groups[:, :, :, -1]
             elif self.pooling == "conv" and w is not None:
                 slots = torch.einsum("bhncd,hcde->bhne", groups, w.float())
             else:
@@ -130,9 +133,9 @@ def Compressive(
     """Compressive Transformer: a window, and before it slots that each pool several older tokens.
 
     window tokens stay, and up to block - 1 more; block: tokens that leave at a time; rate: tokens a slot; compressed:
-    slots at most (512 each in the paper's model of WikiText-103); pooling: "mean", "max", or "conv", a learned
-    convolution, which is the paper's and needs training. positions: those in the cache, or with
-    "original" the text's, under which keys are pooled after RoPE.
+    slots at most (512 each in the paper's model of WikiText-103); pooling: "mean", "max", "strided" (the newest of each
+    group), or "conv", a learned convolution, which is the paper's and needs training. positions: those in the cache, or
+    with "original" the text's, under which keys are pooled after RoPE.
     """
     return Cached(
         BlockWindowSelection(window, block),

@@ -20,7 +20,7 @@ class Gate(nn.Module):
 
     def __init__(self, layer: Layer, beta: float) -> None:
         super().__init__()
-        self.beta = nn.Parameter(torch.full((layer.hq,), beta))
+        self.beta = nn.Parameter(torch.full((layer.hq,), float(beta)))
 
 
 def gated(local: Part, memory: Tensor, there: Tensor, layer: Layer, beta: float) -> Part:

@@ -9,7 +9,6 @@ what follows is decoded: the continuation that is scored, or what is generated. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from lm_eval.utils import simple_parse_args_string  # pyright: ignore[reportMiss
 from torch import Tensor
 from tqdm import tqdm
 
-from kvfrontier.methods import Method, registry
+from kvfrontier.methods import Method
 from kvfrontier.runners import cell as cells
 from kvfrontier.runners.decoding import Sampling, StopStrings
 from kvfrontier.runners.errors import UsageError
@@ -80,7 +79,8 @@ class KVFrontierLM(HFLM):
         chunk), and of the harness pretrained, revision and max_length. A budget is solved for each prompt's length."""
         asked, harness = dict(arg_dict), {k: v for k, v in (additional_config or {}).items() if v is not None}
         options = {key: harness[key] for key in ("batch_size", "max_batch_size") if key in harness}
-        if "device" in harness:
+        # The harness asks for cuda:0 where nobody asks for anything, and its own models take what there is.
+        if "device" in harness and (torch.cuda.is_available() or not str(harness["device"]).startswith("cuda")):
             asked.setdefault("device", harness["device"])
         if "pretrained" in asked:
             asked = {"model": "hf", **asked}
@@ -92,19 +92,9 @@ class KVFrontierLM(HFLM):
         cell = cells.describe(composed)
         loaded = cells.load(cell, composed["model"])
 
-        @cache
-        def method(prompt: int) -> Method:
-            found = cells.describe(composed, prompt=prompt)
-            if found.budget and found.budget.knob and found.budget.value is None:
-                raise UsageError(
-                    f"budget={found.budget.asked} of a prompt of {prompt} tokens is less than the smallest "
-                    f"{found.budget.knob} of {cells.method_label(found)}; give more, or a number of tokens"
-                )
-            return registry.build(found.method)
-
         return cls(
             loaded,
-            method,
+            cells.method_at(cell, composed["model"]),
             max_length=cell.context if "context" in given else None,
             chunk=cell.protocol["chunk"],
             seed=cell.seed,

@@ -30,7 +30,7 @@ from kvfrontier.methods.state import leaves
 from kvfrontier.runners import models
 from kvfrontier.runners.cache import locked, read_json
 from kvfrontier.runners.meter import head_of
-from kvfrontier.runners.peak import track
+from kvfrontier.runners.peak import storage_bytes, track
 from kvfrontier.runners.plan import known
 from kvfrontier.runners.plan.roofline import anatomy
 from kvfrontier.runners.plan.run import Run
@@ -137,25 +137,44 @@ def _layers(run: Run, first: int | None = None) -> list[Layer]:
 
 def _of_few_layers(run: Run, method: Method, layers: Sequence[Layer]) -> Peaks | None:
     """The peaks of the whole model from those of its first layers, where these are as all others; else None."""
-    if len(layers) <= FEW[-1]:
+    pair = _alike(run, layers)
+    if pair is None:
         return None
-    most = largest(run, method, layers, [layer for first in FEW for layer in _layers(run, first)])
+    most = largest(run, method, layers, [layer for first in pair for layer in _layers(run, first)])
     if most is None:
         return None
-    less, more = (_watch(run, method, True, first) for first in FEW)
+    less, more = (_watch(run, method, True, first) for first in pair)
     found = []
     for few, some, held in (
         (less.prefill_parts, more.prefill_parts, most[0]),
         (less.decode_parts, more.decode_parts, most[1]),
     ):
         a, b = few.model_dump(), some.model_dump()
-        of_each = {key: (b[key] - a[key]) // (FEW[1] - FEW[0]) for key in a}
+        of_each = {key: (b[key] - a[key]) // (pair[1] - pair[0]) for key in a}
         if sum(of_each.values()) != of_each["weights"] + held:
             return None
-        found.append(Parts(**{key: b[key] + (len(layers) - FEW[1]) * of_each[key] for key in a}))
+        found.append(Parts(**{key: b[key] + (len(layers) - pair[1]) * of_each[key] for key in a}))
     if less.foreign or found[0].weights != anatomy(run.model).weights:
         return None
     return Peaks(*found)
+
+
+def _alike(run: Run, layers: Sequence[Layer]) -> tuple[int, int] | None:
+    """How many first layers make two models of which the whole one's weights can be told; None where no such pair is
+    known: layers of several kinds, or of which few attend."""
+    for less, more in FEW:
+        if len(layers) <= more:
+            return None
+        a, b = (_weights(run, first) for first in (less, more))
+        if b + (len(layers) - more) * (b - a) == anatomy(run.model).weights:
+            return less, more
+    return None
+
+
+def _weights(run: Run, first: int) -> int:
+    with FakeTensorMode():
+        model = models.skeleton({**run.model, "device": "cpu"}, first)
+        return storage_bytes(chain(model.parameters(), model.buffers()))
 
 
 @torch.no_grad()

@@ -87,9 +87,13 @@ class Planned:
     @cached_property
     def _activations(self) -> tuple[float, float]:
         """The rest of the peak, as a line over the context: bytes at 0, and bytes a token."""
-        context = self.asked.cell.context
-        # Two chunks show what grows, and are soon run.
-        short = max(self.asked.new + 1, min(context // 2, 2 * (self.asked.chunk or context)))
+        context, chunk = self.asked.cell.context, self.asked.chunk
+        if chunk:
+            # Within a chunk activations grow as the text does, and past it they do not. Two chunks are soon run.
+            short = self.asked.new + 2 * chunk
+            context = max(context, 2 * short)
+        else:
+            short = max(self.asked.new + 1, context // 2)
         rest = {}
         for n in (short, context):
             there = self.peaks_at(n)

@@ -19,8 +19,9 @@ from kvfrontier.methods.state import Bytes
 from kvfrontier.runners.plan.run import Run
 from kvfrontier.runners.plan.sizes import footprint, of_layer
 
-#: Layers of the models that are run in place of a deeper one.
-FEW = (2, 3)
+#: Layers of the two models that are run in place of a deeper one; the second pair where the first three layers are of
+#: another kind, as the dense ones before a mixture of experts.
+FEW = ((2, 3), (4, 5))
 
 
 def fewer_chunks(run: Run, method: Method, layers: Sequence[Layer]) -> Run:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kvfrontier.runners import cell as cells
-from kvfrontier.runners.record import Cell, Record, Search
+from kvfrontier.runners.record import Cell, Record, Score, Search
 from kvfrontier.runners.sweep.cells import Plan, Planned
 from kvfrontier.runners.sweep.forecast import Forecast, Forecasts
 from kvfrontier.runners.sweep.pace import duration
@@ -35,7 +35,8 @@ def plan(planned: Plan, forecasts: Forecasts, as_json: bool) -> None:
     rows = []
     for members in _in_order(planned):
         first, own = members[0].cell, Counter(_state(c, found[c.id]) for c in members)
-        contexts, tasks = (c.cell.context for c in members), (cells.task_label(c.cell) for c in members)
+        contexts = ("sought" if c.cell.search and not c.cell.context else c.cell.context for c in members)
+        tasks = (cells.task_label(c.cell) for c in members)
         named = first.model, cells.method_label(first), _listed(contexts), _listed(tasks)
         to_run = [found[c.id] for c in members if c.to_run and not c.refusal]
         sizes = _range([found[c.id].state for c in members]), _range([found[c.id].peak for c in members])
@@ -149,14 +150,26 @@ def _figures(record: Record | None) -> list[str]:
     memory, time, held = record.memory, record.time, record.quality.state
     share = held.share16 if held else memory.share16
     return [
-        _found(record.search) if record.search else f"{score.value:.3g}" if score else "",
+        _found(record.search) if record.search else _score(record.quality.primary, score) if score else "",
         f"{(memory.live_payload + (memory.live_slack or 0)) / 2**20:.2f} MiB"
         if memory.live_payload is not None
         else "",
-        f"{share:.1%}" if share is not None else "",
+        f"{share:.1%}{_unmatched(record)}" if share is not None else "",
         f"{time.prefill.median:.2f} s" if time.prefill else "",
         f"{time.decode.median * 1e3:.1f} ms" if time.decode else "",
     ]
+
+
+def _score(name: str, score: Score) -> str:
+    """What it is of, its value and its 95% interval."""
+    known = score.low is not None and score.high is not None
+    return f"{name} {score.value:.3g}" + (f" ({score.low:.3g} to {score.high:.3g})" if known else "")
+
+
+def _unmatched(record: Record) -> str:
+    """A mark where a budget was asked for, and the method has no setting that changes its size."""
+    budget = record.cell.budget
+    return " (not matched)" if budget is not None and budget.knob is None else ""
 
 
 def _status(record: Record | None) -> str:

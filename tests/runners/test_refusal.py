@@ -62,3 +62,11 @@ def test_answers_are_kept_until_what_decides_them_changes(composer, empty_cache,
 def test_planning_loads_no_transformers():
     code = "import sys, kvfrontier.runners.sweep.run; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_setting_that_is_a_whole_float_stays_one_within_a_budget():
+    compose.register()
+    config = compose.Composer(["model=tiny", "context=384"])(["method=infini", "budget=60%"]).config
+    cell = cells.describe(config)
+    assert cell.budget is not None
+    assert isinstance(cell.method["gate"], float)

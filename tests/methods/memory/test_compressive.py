@@ -24,12 +24,14 @@ def pooled(group: Tensor, pooling: Pooling, weight: Tensor | None) -> Tensor:
     """One slot of RATE tokens [RATE, D]."""
     if weight is not None:
         return sum(group[j] @ weight[j] for j in range(RATE))  # pyright: ignore[reportReturnType]
+    if pooling == "strided":
+        return group[-1]
     return torch.stack([max(c) if pooling == "max" else sum(c) / RATE for c in group.T])  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @pytest.mark.parametrize("positions", ["in_cache", "original"])
 @pytest.mark.parametrize("compressed", [7, 100])
-@pytest.mark.parametrize("pooling", ["mean", "max", "conv", "untrained conv"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "strided", "conv", "untrained conv"])
 def test_compressive(reference, qkv, pooling: Any, compressed: int, positions: Any, chunks: list[int]) -> None:
     q, k, v = qkv
     trained, pooling = pooling == "conv", pooling.removeprefix("untrained ")
