@@ -82,7 +82,8 @@ def _processor() -> str:
 
 @functools.cache
 def git_revision() -> str | None:
-    """Revision of the source that runs, with "-dirty" where files differ from it; None where it is no checkout."""
+    """Revision of the source that runs, with "-dirty" where its files, not the results, differ from it; None where it
+    is no checkout."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str | None:
@@ -96,5 +97,5 @@ def git_revision() -> str | None:
     if git("ls-files", "--error-unmatch", here.name) is None:
         return None
     revision = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", ":/")
+    changed = git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)results")
     return f"{revision}-dirty" if revision and changed else revision
