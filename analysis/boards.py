@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kvfrontier.analysis.rows import WORST, Answer, Board, Column, Row, Setting, canonical, order
-from kvfrontier.analysis.stats import bootstrap, units, wilson
+from kvfrontier.analysis.stats import DIFFERENCE_OF, bootstrap, newcombe, units, wilson
 from kvfrontier.runners.record import BadRecords, Memory, Quality, Record, Score, Status, Time
 
 B = TypeVar("B", Memory, Time)
@@ -211,6 +211,11 @@ def pool(name: str, parts: Sequence[Quality]) -> Score:
     if all(s.interval == "wilson" for s in scores):
         low, high = wilson(min(max(value, 0.0), 1.0), n)
         return first.model_copy(update={"value": value, "n": n, "low": low, "high": high})
+    if name in DIFFERENCE_OF and all(s.interval == "newcombe" for s in scores):
+        pair = [[x for part in parts for x in units(part, side) or ()] for side in DIFFERENCE_OF[name]]
+        if all(len(side) == n for side in pair):
+            low, high = newcombe(*pair)
+            return first.model_copy(update={"value": value, "n": n, "low": low, "high": high})
     samples = [x for part in parts for x in units(part, name) or ()]
     if len(samples) != n:
         return first.model_copy(update={"value": value, "n": n, "low": None, "high": None, "interval": "none"})

@@ -1,6 +1,6 @@
-"""95% intervals of a score, as its record has them: Wilson's for counts of right answers, the bootstrap for everything
-else, whose draws a record's seed decides. Where a report compares methods, all share one set of draws
-(analysis/stats.py)."""
+"""95% intervals of a score, as its record has them: Wilson's for counts of right answers, Newcombe's for the difference
+of two such counts over the same samples, the bootstrap for everything else, whose draws a record's seed decides. Where
+a report compares methods, all share one set of draws (analysis/stats.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} is no proportion")
     return stats.wilson(successes / n, n)
+
+
+def newcombe(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Interval of the difference of two proportions over the same samples, first less second, as the report has it.
+    Raises ValueError for no samples, for two numbers of them, and for values outside [0, 1]."""
+    if not first or not all(0 <= value <= 1 for value in (*first, *second)):
+        raise ValueError("a difference of proportions is of values from 0 to 1, and at least of one pair")
+    return stats.newcombe(first, second)
 
 
 def bootstrap(

@@ -64,7 +64,7 @@ class Score(Block):
     n: int
     low: float | None = None
     high: float | None = None
-    interval: Literal["wilson", "bootstrap", "none"] = "none"
+    interval: Literal["wilson", "newcombe", "bootstrap", "none"] = "none"
     higher_is_better: bool = True
     unit: str = ""
 

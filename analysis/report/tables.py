@@ -16,6 +16,12 @@ from kvfrontier.analysis.stats import MARGIN, Difference
 from kvfrontier.analysis.style import growth, number, percent, seconds, size
 from kvfrontier.runners.record import Quartiles
 
+#: By task and score: scores without which the main one is not to be read, and which stand beside it.
+_BESIDE = {
+    ("multi_turn", "first"): "The share of first questions answered exactly.",
+    ("multi_turn", "drop"): "By how much the later questions, unknown when the context was compressed, are answered "
+    "worse than the first: first less later, with Newcombe's interval of paired proportions.",
+}
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 #: What each of rows.FLAGS says.
 FLAG_WORDS = {
@@ -158,7 +164,7 @@ def _of_task(board: Board, standings: Standings, columns: Sequence[Column]) -> l
                 flags=column.flags,
                 rising=not column.higher_is_better,
                 named_by_group=True,
-                detail=not column.primary,
+                detail=not column.primary and (column.task, column.score) not in _BESIDE,
             )
         )
         if column.primary:
@@ -193,7 +199,7 @@ def _of_task(board: Board, standings: Standings, columns: Sequence[Column]) -> l
 
 
 def _explain(column: Column) -> str:
-    what = {
+    what = _BESIDE.get((column.task, column.score)) or {
         "agreement": "The share of scored tokens where the method's most likely next token is dense attention's.",
         "perplexity": "exp of the mean negative log-likelihood of the text's last tokens, scored after the prompt was "
         "compressed.",
@@ -201,6 +207,7 @@ def _explain(column: Column) -> str:
         "kl": "Mean KL divergence of the method's next-token distribution from dense attention's, in nats.",
         "accuracy": "The share of questions answered exactly.",
         "recall": "The share of the asked-for facts that were named.",
+        "later": "The share of the questions after the first one answered exactly.",
     }.get(column.score, f"The score {column.score} of task {column.task}.")
     aware = " The question was part of the compressed prompt (query-aware)." if column.query_aware else ""
     better = "More is better" if column.higher_is_better else "Less is better"

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kvfrontier.runners.intervals import bootstrap, wilson
+from kvfrontier.runners.intervals import newcombe, wilson
 from kvfrontier.runners.record import Score
 from kvfrontier.runners.tasks.answer import AnswerTask, Sample, grade, read, row
 from kvfrontier.runners.tasks.haystack import fill
@@ -136,13 +136,14 @@ class MultiTurn(AnswerTask):
 
     def score(self, results: list[dict[str, Any]], seed: int) -> dict[str, Score]:
         n = len(results)
+        first, later = ([float(r[name]) for r in results] for name in ("first", "later"))
 
-        def over(name: str, **about: Any) -> Score:
-            values = [r[name] for r in results]
-            low, high = bootstrap(values, seed=seed)
-            return Score(value=sum(values) / n, n=n, low=low, high=high, interval="bootstrap", **about)
+        def proportion(values: list[float]) -> Score:
+            # The later questions of one conversation share what was compressed: together they are one sample.
+            low, high = wilson(sum(values), n)
+            return Score(value=sum(values) / n, n=n, low=low, high=high, interval="wilson")
 
-        right = int(sum(r["first"] for r in results))
-        low, high = wilson(right, n)
-        first = Score(value=right / n, n=n, low=low, high=high, interval="wilson")
-        return {"later": over("later"), "first": first, "drop": over("drop", higher_is_better=False)}
+        low, high = newcombe(first, later)
+        value = sum(r["drop"] for r in results) / n
+        drop = Score(value=value, n=n, low=low, high=high, interval="newcombe", higher_is_better=False)
+        return {"later": proportion(later), "first": proportion(first), "drop": drop}

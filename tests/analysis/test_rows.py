@@ -8,6 +8,7 @@ import pytest
 
 from kvfrontier.analysis.boards import boards, pool
 from kvfrontier.analysis.flat import table
+from kvfrontier.analysis.stats import newcombe
 
 
 def test_a_row_joins_the_tasks_of_one_method_at_one_context(records):
@@ -126,6 +127,16 @@ def test_perplexities_are_pooled_as_logarithms(cell_of):
     a = cell_of("dense", quality__scores__perplexity__value=4.0).quality
     b = cell_of("dense", quality__scores__perplexity__value=16.0).quality
     assert math.isclose(pool("perplexity", [a, b]).value, 8.0)
+
+
+def test_the_drop_of_several_seeds_has_newcombe_s_interval_over_all_samples(cell_of):
+    told = {"value": 0.0, "n": 3, "low": -0.5615, "high": 0.5615, "interval": "newcombe"}
+    samples = ({"first": 1.0, "later": 1.0, "drop": 0.0},) * 3
+    block = cell_of("dense", quality__samples=samples, quality__scores={"drop": told}).quality
+    pooled = pool("drop", [block, block])
+    low, high = newcombe([1.0] * 6, [1.0] * 6)
+    assert (pooled.n, pooled.low, pooled.high, pooled.interval) == (6, low, high, "newcombe")
+    assert -0.5615 < low < 0 < high < 0.5615
 
 
 def test_without_samples_a_pooled_score_has_no_interval(cell_of):

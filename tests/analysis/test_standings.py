@@ -52,6 +52,15 @@ def test_a_model_that_cannot_do_the_task_has_no_ranks_and_no_differences(answere
     assert "Pareto front by" not in text
 
 
+def test_the_first_question_and_the_drop_stand_beside_the_later_ones(cell_of):
+    score = {"value": 0.5, "n": 4, "low": 0.1, "high": 0.9, "interval": "wilson"}
+    scores = dict.fromkeys(("later", "first"), score) | {"drop": {**score, "higher_is_better": False}}
+    told = {"quality__task": "multi_turn", "quality__primary": "later", "quality__scores": scores}
+    (board,) = boards([cell_of("dense", 1024, "needle", **told)])
+    shown = [field.title for field in tables.fields(board, standings(board)) if not field.detail]
+    assert {"later", "first", "drop"} <= set(shown)
+
+
 @pytest.mark.parametrize(("chance", "below"), [(0.0, False), (0.25, True), (None, False)])
 def test_the_floor_depends_on_what_guessing_scores(answered, chance, below):
     _, standing = answered(chance, dense=[1] * 4 + [0] * 6, kivi4=[1] * 3 + [0] * 7)

@@ -79,10 +79,17 @@ def test_the_drop_is_of_the_first_turn_over_the_later_ones(tiny):
     scores = TASK.score(results, seed=0)
     assert (scores["first"].value, scores["later"].value, scores["drop"].value) == (1, 0.25, 0.75)
     assert not scores["drop"].higher_is_better
+    assert [scores[name].interval for name in ("first", "later", "drop")] == ["wilson", "wilson", "newcombe"]
     quality = run(TASK, tiny, SnapKV(budget=64, window=8))
     for sample in quality.samples:
         assert sample["drop"] == sample["first"] - sample["later"]
         assert len(sample["generations"]) == len(sample["correct"]) == 3
+
+
+def test_few_conversations_that_are_all_alike_leave_room_for_doubt():
+    scores = TASK.score([{"first": 1.0, "later": 1.0, "drop": 0.0}] * 3, seed=0)
+    assert (scores["later"].low, scores["later"].high) == (pytest.approx(0.4385, abs=1e-4), 1.0)
+    assert (scores["drop"].low, scores["drop"].high) == pytest.approx((-0.5615, 0.5615), abs=1e-4)
 
 
 def test_a_query_aware_method_reads_the_first_question_only(tiny):
