@@ -10,6 +10,11 @@ class UsageError(ValueError):
     """A request that cannot be served as it was put; one sentence that says what to do. The command exits with 2."""
 
 
+class ContextError(UsageError):
+    """A context that is too short for a task, or too long for it or for the model. Alone it is a mistake; in a sweep
+    that has other cells it is a result (`infeasible`), and the others run."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist: the nearest one that does, or, where none is near, all of them."""
     names = sorted(known)

@@ -103,7 +103,8 @@ def run(asked: Asked) -> Iterator[Answered]:
     task = asked.task
     if not isinstance(task, AnswerTask):
         raise UsageError(f"--run: task {task.name} asks for no answer; kvfrontier run scores it")
-    cells.check(asked.cells, asked.model)
+    if refused := next(filter(None, cells.check(asked.cells, asked.model)), None):
+        raise UsageError(refused)
     loaded = cells.load(asked.cell, asked.model)
     sample = task.drawn(loaded.tokenizer, asked.cell.context, asked.cell.seed, asked.sample)
     with working("answering") as say:

@@ -55,7 +55,7 @@ class Known(Generic[R]):
 @dataclass(frozen=True)
 class Planned:
     """One cell of a sweep. `overrides` are those that differ between cells; `record` is what is there already, or
-    None where it is still to run; `refusal` says why its method cannot serve it, where that has been asked."""
+    None where it is still to run; `refusal` says why it cannot be served, where that has been asked."""
 
     overrides: tuple[str, ...]
     composed: Composed
@@ -115,14 +115,14 @@ class Plan:
     def judged(self, judge: Callable[[Sequence[Cell], Mapping[str, Any]], Sequence[str | None]]) -> Plan:
         """The same, with the refusals that `judge` knows of each job's cells and its model.
 
-        Raises UsageError where the sweep is of one job: then it is no result, but a mistake.
+        Raises UsageError where they are all that a sweep of one job has: then it is no result, but a mistake.
         """
         reasons: dict[str, str] = {}
         for job in self.jobs:
             found = judge([c.cell for c in job.cells], job.cells[0].composed.config["model"])
             reasons |= {c.id: why for c, why in zip(job.cells, found, strict=True) if why}
-            if reasons and len(self.grouped(self.cells)) == 1:
-                refused = next(c for c in job.cells if c.id in reasons)
+            if all(c.id in reasons for c in self.cells) and len(self.grouped(self.cells)) == 1:
+                refused = job.cells[0]
                 raise UsageError(f"{cells.name(refused.cell)}: {reasons[refused.id]}")
         return replace(self, cells=tuple(replace(c, refusal=reasons.get(c.id)) for c in self.cells))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from kvfrontier.runners.decoding import Sampling, StopStrings
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.intervals import bootstrap, wilson
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.task import OpenSession, Progress, Prompt, States, Task, Tokenizer
@@ -62,13 +62,16 @@ class AnswerTask(Task):
     sampling: Sampling | None = field(default=None, kw_only=True)
 
     primary: ClassVar[str] = "accuracy"
-    chance: ClassVar[float | None] = 0.0
     #: Under which name a result keeps what was generated.
     said: ClassVar[str] = "generation"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples={self.samples}: at least one is needed")
+
+    @property
+    def chance(self) -> float | None:
+        return 0.0
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -121,7 +124,7 @@ class AnswerTask(Task):
         """Tokens of `context` that the answer and these pieces leave. Raises UsageError where they leave none."""
         room = context - self.answer_tokens - sum(map(len, pieces))
         if room < 0:
-            raise UsageError(
+            raise ContextError(
                 f"context {context} is too short: template, facts and answer alone take {context - room} tokens; "
                 "raise context"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.task import OpenSession, Progress, Task, Tokenizer
 
 if TYPE_CHECKING:
+    from kvfrontier.methods import Method
     from kvfrontier.runners.models import LoadedModel
 
 
@@ -31,7 +32,8 @@ class LmEval(Task):
     include_path   a folder with task files of your own
 
     `context` is what the harness calls max_length: longer prompts lose their beginning. The harness gives context and
-    question as one text, so the method compresses both (compress_at=prompt).
+    question as one text, so the method compresses both (compress_at=prompt). A budget is solved for each prompt's own
+    length; bytes and times are those of `context`.
     """
 
     names: tuple[str, ...] = ()
@@ -41,10 +43,11 @@ class LmEval(Task):
     include_path: str | None = None
 
     name: ClassVar[str] = "lm_eval"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     primary: ClassVar[str] = "score"
     summary: ClassVar[str] = "tasks of lm-evaluation-harness: task.names=[hellaswag]; needs the extra lm_eval"
     size: ClassVar[tuple[str, ...]] = ("limit", "include_path")
+    own_lengths: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -80,7 +83,9 @@ class LmEval(Task):
         *,
         chunk: int | None = None,
         progress: Progress = lambda _: None,
+        method: Callable[[int], Method] | None = None,
     ) -> Quality:
+        """`method`: the method for a prompt of so many tokens; None: that of `open_session` for all."""
         self.check(loaded, context, seed)
         progress(f"{self.name} {', '.join(self.names)}")
         from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
@@ -88,9 +93,11 @@ class LmEval(Task):
 
         from kvfrontier.runners.harness.model import KVFrontierLM
 
-        method = open_session().method
+        if method is None:
+            same = open_session().method
+            method = lambda _: same  # noqa: E731
         with _quiet():
-            model = KVFrontierLM(loaded, lambda _: method, max_length=context, chunk=chunk)
+            model = KVFrontierLM(loaded, method, max_length=context, chunk=chunk, seed=seed)
             manager = TaskManager(include_path=self.include_path)
             if missing := [name for name in self.names if name not in manager.all_tasks]:
                 raise UsageError(f"the harness has no task {missing[0]!r}; lm_eval ls tasks lists them")
@@ -105,18 +112,21 @@ class LmEval(Task):
                 bootstrap_iters=0,
             )
         assert found is not None
-        results, scores = digest(found, seed)
+        results, scores, chance = digest(found, seed)
         data = f"lm_eval-{harness.require()} {_identity(results)}"
-        return self.quality(results, scores, model.states, tokenizer=loaded.tokenizer, seed=seed, data=data)
+        quality = self.quality(results, scores, model.states, tokenizer=loaded.tokenizer, seed=seed, data=data)
+        return quality.model_copy(update={"chance": chance})
 
 
-def digest(found: Mapping[str, Any], seed: int) -> tuple[list[dict[str, Any]], dict[str, Score]]:
-    """Of the harness's results: one result a document, with what the model said and `score`, and all scores.
+def digest(found: Mapping[str, Any], seed: int) -> tuple[list[dict[str, Any]], dict[str, Score], float | None]:
+    """Of the harness's results: one result a document, with what the model said and `score`; all scores; and what
+    guessing would score, None where that is not known of every document.
 
     Raises UsageError for a task without a metric that is a mean over documents: it cannot be compared in pairs.
     """
     results: list[dict[str, Any]] = []
     scores: dict[str, Score] = {}
+    guesses: list[float | None] = []
     for task, documents in found["samples"].items():
         filters = list(dict.fromkeys(document["filter"] for document in documents))
         main = None
@@ -145,10 +155,26 @@ def digest(found: Mapping[str, Any], seed: int) -> tuple[list[dict[str, Any]], d
             raise UsageError(
                 f"no metric of {task} is a mean over documents, so methods cannot be compared in pairs; name others"
             )
-        results += [_result(task, document, main[0]) for document in documents if document["filter"] == main[1]]
+        own = [document for document in documents if document["filter"] == main[1]]
+        results += [_result(task, document, main[0]) for document in own]
+        asked_as = found["configs"].get(task, {}).get("output_type")
+        guesses += [_guess(asked_as, document, main[0]) for document in own]
     values = [result["score"] for result in results]
     low, high, kind = interval(values, seed)
-    return results, {"score": Score(value=fmean(values), n=len(values), low=low, high=high, interval=kind)} | scores
+    score = Score(value=fmean(values), n=len(values), low=low, high=high, interval=kind)
+    known = [guess for guess in guesses if guess is not None]
+    return results, {"score": score} | scores, fmean(known) if len(known) == len(guesses) else None
+
+
+def _guess(kind: str | None, document: Mapping[str, Any], metric: str) -> float | None:
+    """What a guess at one document scores by a metric: one over its choices; next to nothing where the answer is free;
+    None where neither holds."""
+    if kind != "multiple_choice":
+        return 0.0 if kind in ("generate_until", "loglikelihood") else None
+    if metric not in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info"):
+        return None
+    # For acc_mutual_info every choice is asked for a second time, without its context.
+    return (2 if "acc_mutual_info" in document["metrics"] else 1) / len(document["arguments"])
 
 
 def _is_mean(values: list[Any], aggregate: float) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError
 from kvfrontier.runners.record import Quality
 from kvfrontier.runners.tasks.passages import passage
 from kvfrontier.runners.tasks.perplexity import losses, scores, summary
@@ -57,7 +57,7 @@ class LongGeneration(Task):
     def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
         super().check(loaded, context, seed)
         if context <= self.new_tokens:
-            raise UsageError(
+            raise ContextError(
                 f"context {context} leaves no prompt before the {self.new_tokens} tokens that are written; raise "
                 "context or lower task.new_tokens"
             )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.intervals import bootstrap
 from kvfrontier.runners.record import Quality, Score
 from kvfrontier.runners.tasks.passages import Passage, passage
@@ -66,7 +66,7 @@ class Perplexity(Task):
     def check(self, loaded: LoadedModel, context: int, seed: int = 0) -> None:
         super().check(loaded, context, seed)
         if context <= self.scored:
-            raise UsageError(
+            raise ContextError(
                 f"context {context} leaves nothing before the {self.scored} tokens that are scored; "
                 "raise context or lower task.scored"
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError
 from kvfrontier.runners.tasks.answer import AnswerTask, Sample
 from kvfrontier.runners.tasks.ruler.filler import drawn, units
 from kvfrontier.runners.tasks.ruler.words import draw
@@ -76,7 +76,7 @@ class RecallTask(AnswerTask):
             if len(ids) + len(question) <= self.prompt_tokens(context):
                 return Sample(ids, question, targets, {"depth": depth, "lines": len(lines), **facts})
             lines.pop()
-        raise UsageError(f"context {context} is too short for {self.least} lines and their question; raise context")
+        raise ContextError(f"context {context} is too short for {self.least} lines and their question; raise context")
 
     @property
     def least(self) -> int:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvfrontier.runners.budget import At16Bits, at_16_bits
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.record import Quality, QualityState, Score
 from kvfrontier.runners.tasks.tokens import tokenizer_hash
 
@@ -55,8 +55,15 @@ class Task(ABC):
     summary: ClassVar[str]
     #: Parameters that say how many samples there are, and nothing of what a sample is.
     size: ClassVar[tuple[str, ...]] = ("samples",)
-    #: The primary score of an answer that is guessed without reading the context; None where guessing means nothing.
-    chance: ClassVar[float | None] = None
+    #: Whether prompts are as long as they are, so that a budget is solved for each: `run` then takes besides `method`,
+    #: the method for a prompt of so many tokens.
+    own_lengths: ClassVar[bool] = False
+
+    @property
+    def chance(self) -> float | None:
+        """The primary score of an answer that is guessed without reading the context; None where guessing means
+        nothing."""
+        return None
 
     @abstractmethod
     def rules(self) -> dict[str, Any]:
@@ -174,6 +181,6 @@ def sample_set(n: int, seed: int, tokenizer: str, data: str) -> str:
 def check_context(context: int, loaded: LoadedModel) -> None:
     """UsageError where a context is longer than the model's positions."""
     if context > loaded.max_context:
-        raise UsageError(
+        raise ContextError(
             f"context {context} is longer than the {loaded.max_context} positions of {loaded.name}; lower context"
         )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.benchmarks import source
 from kvfrontier.runners.tasks.benchmarks.task import BenchmarkTask
@@ -35,7 +34,6 @@ class NoLiMa(BenchmarkTask):
 
     name: ClassVar[str] = "nolima"
     version: ClassVar[int] = 1
-    chance: ClassVar[float | None] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +75,7 @@ class NoLiMa(BenchmarkTask):
         room = self.room(context, head, question, hidden)
         units = [unit.ids for unit in filler.units(tokenizer, iter(lines), "\n", room)]
         if len(units) == len(lines):
-            raise UsageError(f"context {context} is longer than {book}; lower context")
+            raise ContextError(f"context {context} is longer than {book}; lower context")
         depth = self.spread(index) if isinstance(self.depth, str) else self.depth
         ids, places = hide(units, [hidden], [depth])
         return Sample(
@@ -94,7 +92,7 @@ def _needles(file: str, hub: source.Hub, path: str | None) -> source.Rows:
     return source.Rows([row for entry in found.rows for row in _of_entry(entry)], found.revision)
 
 
-def _of_entry(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_entry(entry: source.Row) -> list[source.Row]:
     """Each test of a needle with each of its questions. Raises UsageError for an entry without a prompt."""
     if _BOOK not in entry.get("task_template", ""):
         raise UsageError(f"needle {entry.get('id')} has no task_template with {_BOOK}; name another set of needles")
@@ -102,18 +100,17 @@ def _of_entry(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     for kind, question in entry["questions"].items():
         for name, test in entry["tests"].items():
             texts = [entry["needle"], question]
-            for number, value in enumerate(test["input_args"], 1):
+            for number, value in enumerate(source.Row(test, f"{entry.place} test {name}")["input_args"], 1):
                 texts = [text.replace(f"{{{number}}}", value) for text in texts]
-            made.append(
-                {
-                    "id": f"{entry['id']}_{name}_{kind}",
-                    "template": entry["task_template"],
-                    "needle": texts[0],
-                    "question": texts[1],
-                    "characters": entry.get("character_set", []),
-                    "answers": test.get("gold_answers", []),
-                }
-            )
+            fields = {
+                "id": f"{entry['id']}_{name}_{kind}",
+                "template": entry["task_template"],
+                "needle": texts[0],
+                "question": texts[1],
+                "characters": entry.get("character_set", []),
+                "answers": test.get("gold_answers", []),
+            }
+            made.append(source.Row(fields, entry.place))
     return made
 
 

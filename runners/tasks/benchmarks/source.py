@@ -25,11 +25,28 @@ class Hub:
     archive: str | None = None
 
 
+class Row(dict[str, Any]):
+    """A row of a file. To ask it for a field that it has not is a UsageError which says where the row is (`place`)."""
+
+    def __init__(self, fields: Mapping[str, Any], place: str) -> None:
+        super().__init__(fields)
+        self.place = place
+
+    def __missing__(self, field: str) -> Any:
+        raise UsageError(
+            f"{self.place} has no field {field!r}, which this benchmark's rows have; name its own files with task.path"
+        )
+
+    def plus(self, fields: Mapping[str, Any]) -> Row:
+        """The same row with other fields besides, or instead."""
+        return Row({**self, **fields}, self.place)
+
+
 @dataclass(frozen=True)
 class Rows:
     """What a file holds, and the first digits of its sha256."""
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     revision: str
 
 
@@ -83,7 +100,7 @@ def _fetch(hub: Hub, file: str) -> Path:
 
 @lru_cache(maxsize=8)
 def rows(file: str, hub: Hub | None, path: str | None) -> Rows:
-    """The rows of a JSON or JSON-lines file. Raises UsageError where it cannot be read."""
+    """The rows of a JSON or JSON-lines file. Raises UsageError where it cannot be read, or holds something else."""
     text = content(file, hub, path)
     try:
         parsed = (
@@ -91,7 +108,11 @@ def rows(file: str, hub: Hub | None, path: str | None) -> Rows:
         )
     except ValueError as error:
         raise UsageError(f"{file} is no {Path(file).suffix.lstrip('.')} ({error}); fetch it again") from error
-    return Rows(parsed, hashlib.sha256(text).hexdigest()[:12])
+    where = f"{file} of {hub.repository}" if path is None and hub else f"task.path={path}: {Path(file).name}"
+    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
+        raise UsageError(f"{where} is no list of JSON objects, which rows are; name another file with task.path")
+    made = [Row(row, f"{where}, row {number},") for number, row in enumerate(parsed, 1)]
+    return Rows(made, hashlib.sha256(text).hexdigest()[:12])
 
 
 def digest(*texts: str) -> str:

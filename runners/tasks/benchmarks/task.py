@@ -38,7 +38,6 @@ class BenchmarkTask(AnswerTask):
     revision: str | None = None
 
     primary: ClassVar[str] = "score"
-    chance: ClassVar[float | None] = None
     size: ClassVar[tuple[str, ...]] = ("samples", "path", "revision")
 
     def __init_subclass__(cls) -> None:
@@ -57,6 +56,11 @@ class BenchmarkTask(AnswerTask):
         """What the benchmark's YAML says of the data set."""
         about = source.described(self.name)
         return {"file": about.get("file"), **about.get("each", {}), **about["datasets"][self.dataset]}
+
+    @property
+    def chance(self) -> float:
+        """One over the choices, where the question lists some."""
+        return 1 / self.spec["choices"] if "choices" in self.spec else 0.0
 
     @property
     def answer_tokens(self) -> int:
@@ -117,9 +121,9 @@ class BenchmarkTask(AnswerTask):
             return self.frame(tokenizer, before, after, "")
         return opening_ids(tokenizer) + encode(tokenizer, before), encode_inside(tokenizer, [after])[0]
 
-    def adapted(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def adapted(self, row: source.Row) -> source.Row:
         """A row with all that the prompt names."""
-        return dict(row)
+        return row
 
     def targets(self, row: Mapping[str, Any]) -> Sequence[Any]:
         """The right answers of an adapted row."""
@@ -167,10 +171,9 @@ class LongBench2(BenchmarkTask):
 
     name: ClassVar[str] = "longbench_v2"
     version: ClassVar[int] = 1
-    chance: ClassVar[float | None] = 0.25
 
-    def adapted(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value.strip() if isinstance(value, str) else value for key, value in row.items()}
+    def adapted(self, row: source.Row) -> source.Row:
+        return row.plus({key: value.strip() for key, value in row.items() if isinstance(value, str)})
 
     def targets(self, row: Mapping[str, Any]) -> Sequence[Any]:
         return [row["answer"]]
@@ -189,10 +192,9 @@ class InfiniteBench(BenchmarkTask):
 
     name: ClassVar[str] = "infinitebench"
     version: ClassVar[int] = 1
-    chance: ClassVar[float | None] = 0.0
 
-    def adapted(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        made = dict(row)
+    def adapted(self, row: source.Row) -> source.Row:
+        made: dict[str, Any] = {}
         if row.get("options"):
             made |= {f"OPTION_{letter}": option for letter, option in zip("ABCD", row["options"], strict=True)}
         if self.dataset == "code_run":
@@ -201,7 +203,7 @@ class InfiniteBench(BenchmarkTask):
         if self.dataset == "math_find":
             asked = re.findall(r"The .+ of", row["input"])[0].lower().removesuffix(" of")
             made["prefix"] = f"What is {asked} in the following list?"
-        return made
+        return row.plus(made)
 
     def targets(self, row: Mapping[str, Any]) -> Sequence[Any]:
         answer = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
@@ -228,11 +230,10 @@ class HelmetRecall(BenchmarkTask):
 
     name: ClassVar[str] = "helmet_recall"
     version: ClassVar[int] = 1
-    chance: ClassVar[float | None] = 0.0
 
-    def adapted(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def adapted(self, row: source.Row) -> source.Row:
         solved = [f"Key: {key}\nCorresponding value: {value}" for key, value in row.get("demos", ())[: self.shots]]
-        return {**row, "demos": "".join(f"{example}\n\n" for example in solved)}
+        return row.plus({"demos": "".join(f"{example}\n\n" for example in solved)})
 
     def targets(self, row: Mapping[str, Any]) -> Sequence[Any]:
         answer = row["answer"] if "answer" in row else row["outputs"]

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, ClassVar
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError
 from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.ruler.task import RulerTask
 from kvfrontier.runners.tasks.ruler.words import distinct, revision
@@ -78,7 +78,7 @@ class CommonWords(RulerTask):
 
         n = bisect_right(range(len(sizes)), room, key=total) - 1
         if n < 1:
-            raise UsageError(
+            raise ContextError(
                 f"context {context} is too short for {self.common} words {repeats} times each; raise context"
             )
         entries = _shuffled(common, repeats, words[self.common : self.common + n], others, rng)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError
 from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.ruler.task import RulerTask
 from kvfrontier.runners.tasks.tokens import encode_inside
@@ -64,7 +64,7 @@ class FrequentWords(RulerTask):
         ids = encode_inside(tokenizer, [f" {word}" for word in words])
         counts = self._counts(np.array([len(i) for i in ids]), room)
         if counts[_ASKED] == counts[_ASKED + 1]:
-            raise UsageError(f"context {context} is too short for frequencies to differ; raise context")
+            raise ContextError(f"context {context} is too short for frequencies to differ; raise context")
         text = [i for i, count in enumerate(counts) for _ in range(count)]
         rng.shuffle(text)
         return Sample(

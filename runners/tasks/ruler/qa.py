@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvfrontier.runners import texts
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError, UsageError
 from kvfrontier.runners.tasks import haystack
 from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.ruler.task import RulerTask
@@ -94,7 +94,7 @@ class DocumentQA(RulerTask):
         chosen = list(asked.gold)
         room -= sum(size(place, document) for place, document in enumerate(chosen, 1))
         if room < 0:
-            raise UsageError(f"context {context} is too short for the documents of question {index}; raise context")
+            raise ContextError(f"context {context} is too short for the documents of question {index}; raise context")
         taken = {*asked.gold, *asked.near}
         near = rng.sample(asked.near, len(asked.near))
         far = [d for d in rng.sample(range(len(corpus.documents)), len(corpus.documents)) if d not in taken]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, ClassVar
 
-from kvfrontier.runners.errors import UsageError
+from kvfrontier.runners.errors import ContextError
 from kvfrontier.runners.tasks import haystack
 from kvfrontier.runners.tasks.answer import Sample
 from kvfrontier.runners.tasks.ruler import filler
@@ -76,7 +76,7 @@ class VariableTracking(RulerTask):
         )
         units = filler.prose(tokenizer, self.haystack, room) if prose else filler.noise(tokenizer, room)
         if len(units) < self.hops + 1:
-            raise UsageError(f"context {context} is too short to set {self.hops + 1} statements apart; raise context")
+            raise ContextError(f"context {context} is too short to set {self.hops + 1} statements apart; raise context")
         # A chain is in order; chains lie across each other.
         gaps = [gap for _ in chains for gap in sorted(rng.sample(range(len(units)), self.hops + 1))]
         ids, places = filler.hide(tokenizer, units, facts, gaps, separator)

@@ -34,7 +34,7 @@ MISTAKES = {
     ),
     "context longer than the positions": (["context=9000"], "context 9000 is longer than the 8192 positions"),
     "context too short for the task": (["context=192"], "context 192 is too short"),
-    "context too short in a sweep": (["-m", "context=384,192"], "context 192 is too short"),
+    "contexts all too short in a sweep": (["-m", "context=191,192"], "context 191 is too short"),
     "empty axis": (["-m", "+hydra.sweeper.params={seed: []}"], "the sweep is empty"),
     "everything excluded": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{seed: [0, 1]}]"], "the sweep is empty"),
     "unknown exclude": (["-m", "seed=0,1", "hydra.sweeper.exclude=[{sed: 0}]"], "there is no group or key 'sed'"),

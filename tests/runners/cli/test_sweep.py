@@ -66,6 +66,17 @@ def test_what_a_method_cannot_serve_is_a_result_of_a_sweep(run, tmp_path):
     assert run("-m", "method=window,mla", "--json").json["ran"] == 0
 
 
+def test_a_context_that_is_too_short_for_a_task_is_a_result_among_others(run, tmp_path):
+    answer = run("-m", "context=192,384", "--json")
+    assert answer.code == 0
+    short, fits = sorted(load_records(tmp_path / "results"), key=lambda r: r.cell.context)
+    assert short.quality.status == "infeasible"
+    assert "context 192 is too short" in short.quality.reason
+    # Bytes and seconds are of any tokens, and ask nothing of the task.
+    assert short.memory.status == short.time.status == fits.quality.status == "ok"
+    assert run("-m", "context=192,384", "--json").json["ran"] == 0
+
+
 @pytest.mark.parametrize(
     ("axes", "why"),
     [

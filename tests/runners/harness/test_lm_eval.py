@@ -169,7 +169,23 @@ def test_a_task_of_the_harness_makes_a_quality_with_intervals_and_samples_in_pai
     assert accuracy.value == pytest.approx(sum(own) / 6)
     assert accuracy.low <= accuracy.value <= accuracy.high
     assert window.state.share16 < dense.state.share16 == 1
+    # Of three choices a guess takes one; a free answer it does not find.
+    assert dense.chance == pytest.approx((1 / 3 + 0) / 2)
     assert dense.samples != window.samples
+
+
+def test_each_prompt_gets_the_method_of_its_own_length(tiny, folder):
+    task: Any = tasks.make({"name": "lm_eval", "names": ["made_answer"], "include_path": str(folder)})
+    asked: list[int] = []
+
+    def method(prompt: int) -> SnapKV:
+        asked.append(prompt)
+        return SnapKV(budget=prompt // 4, window=8)
+
+    open_dense = lambda: Session(tiny.model, Dense())  # noqa: E731
+    found = task.run(open_dense, open_dense, tiny, 500, 0, method=method)
+    assert len(set(asked)) > 1
+    assert found.state.share16 == pytest.approx(0.25, abs=0.01)
 
 
 def test_the_command_knows_our_model_and_releases_with_entry_points_will(folder, capsys):

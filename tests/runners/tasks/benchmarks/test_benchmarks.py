@@ -136,6 +136,7 @@ def test_a_benchmark_runs_and_its_answers_are_scored_again_from_the_record(tiny,
     open_session = lambda: Session(tiny.model, Dense())  # noqa: E731
     quality = made.run(open_session, open_session, tiny, 1500, 0, chunk=512)
     assert len(quality.samples) == quality.scores["score"].n == 4
+    assert quality.chance == made.chance
     assert [made.graded(sample) for sample in quality.samples] == list(quality.samples)
     assert quality.task_hash == made.hash() == benchmark({**made.parameters(), "path": "/elsewhere"}).hash()
 
@@ -169,6 +170,39 @@ def test_rows_come_from_the_hub_at_the_pinned_commit_out_of_its_archive(monkeypa
 def test_what_cannot_be_asked_is_said(tiny, benchmark_data, name, settings, message):
     with pytest.raises(UsageError, match=message):
         task(name, benchmark_data, **settings).check(tiny, 4000)
+
+
+@pytest.mark.parametrize("field", ["context", "input", "answers", "_id"])
+def test_a_row_without_a_field_is_named_with_its_file(tiny, tmp_path, field):
+    rows: list[dict[str, Any]] = [
+        {"context": "A text.", "input": "What?", "answers": ["yes"], "_id": str(i)} for i in range(2)
+    ]
+    del rows[1][field]
+    (tmp_path / "qasper.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match=rf"task.path=\S*: qasper.jsonl, row 2, has no field '{field}'"):
+        task("longbench", tmp_path, samples=2).check(tiny, 4000)
+
+
+def test_a_file_that_holds_no_rows_is_said(tmp_path):
+    (tmp_path / "qasper.jsonl").write_text('"a text"\n')
+    with pytest.raises(UsageError, match="no list of JSON objects"):
+        task("longbench", tmp_path).rows()
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "chance"),
+    [
+        ("longbench", "qasper", 0.0),
+        ("longbench_v2", "short", 1 / 4),
+        ("infinitebench", "passkey", 0.0),
+        ("infinitebench", "longbook_choice_eng", 1 / 4),
+        ("infinitebench", "code_debug", 1 / 4),
+        ("helmet_recall", "json_kv", 0.0),
+        ("nolima", "needle_set", 0.0),
+    ],
+)
+def test_a_guess_scores_nothing_but_where_there_are_choices(name, dataset, chance):
+    assert benchmark({"name": name, "dataset": dataset}).chance == chance
 
 
 def test_an_unreachable_hub_is_said_with_what_to_do(monkeypatch):
