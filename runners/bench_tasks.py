@@ -53,8 +53,10 @@ def overhead(pairs: int, say: Callable[[str], None]) -> list[Row]:
     loaded = models.load({"kind": "embedded", "name": "smollm2-135m", "device": "cpu"})
     task = tasks.make({"name": "needle", "samples": 1})
 
+    def opened() -> Session:
+        return Session(loaded.model, Dense())
+
     def run(seed: int) -> None:
-        opened = lambda: Session(loaded.model, Dense())  # noqa: E731
         task.run(opened, opened, loaded, _OVERHEAD_CONTEXT, seed)
 
     run(0)  # what is made once a process is not a run's

@@ -30,9 +30,9 @@ from kvfrontier.methods.state import leaves
 from kvfrontier.runners import models
 from kvfrontier.runners.cache import locked, read_json
 from kvfrontier.runners.meter import head_of
-from kvfrontier.runners.peak import storage_bytes, track
+from kvfrontier.runners.peak import track
 from kvfrontier.runners.plan import known
-from kvfrontier.runners.plan.roofline import anatomy
+from kvfrontier.runners.plan.roofline import anatomy, weight_bytes
 from kvfrontier.runners.plan.run import Run
 from kvfrontier.runners.plan.shorter import FEW, fewer_chunks, largest
 from kvfrontier.runners.plan.sizes import footprint, most_held
@@ -173,8 +173,7 @@ def _alike(run: Run, layers: Sequence[Layer]) -> tuple[int, int] | None:
 
 def _weights(run: Run, first: int) -> int:
     with FakeTensorMode():
-        model = models.skeleton({**run.model, "device": "cpu"}, first)
-        return storage_bytes(chain(model.parameters(), model.buffers()))
+        return weight_bytes(models.skeleton({**run.model, "device": "cpu"}, first))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kvfrontier.methods import Layer
@@ -53,6 +54,11 @@ class Floor:
     bound: str
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers, tied ones once."""
+    return storage_bytes(chain(model.parameters(), model.buffers()))
+
+
 def anatomy(model: Mapping[str, Any]) -> Anatomy:
     """The anatomy of the model that `model` describes, its dtype included."""
     return _anatomy(canonical_json({**model, "device": "cpu"}))
@@ -72,7 +78,7 @@ def _anatomy(model: str) -> Anatomy:
         in_experts = sum(p.numel() for p in experts)
         parameters = sum(p.numel() for p in skeleton.parameters())
         return Anatomy(
-            weights=storage_bytes(chain(skeleton.parameters(), skeleton.buffers())),
+            weights=weight_bytes(skeleton),
             experts=storage_bytes(experts),
             met=met,
             products=parameters - sum(tables.values()) - in_experts * (1 - met),
